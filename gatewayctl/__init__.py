@@ -1,0 +1,1 @@
+"""The command line: bootstraps, mints keys, reports usage and runs the server."""

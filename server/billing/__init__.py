@@ -1,0 +1,1 @@
+"""Prices, and later holds, the ledger and Stripe."""

@@ -1,0 +1,1 @@
+"""A tool's system prompt and skills, and where they go."""

@@ -1,0 +1,1 @@
+"""Which model and target serve a request."""

@@ -1,0 +1,1 @@
+"""SQLite: the handle, the one writer thread, tables and migrations."""

@@ -1,0 +1,133 @@
+"""The tables. Times are stored as whole milliseconds since 1970 (UTC) and read as datetimes."""
+
+from datetime import datetime
+from typing import Any
+
+from peewee import (
+    AutoField,
+    BigIntegerField,
+    BooleanField,
+    DatabaseProxy,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+from server import clock
+
+database = DatabaseProxy()
+
+
+class Moment(BigIntegerField):
+    """An aware UTC datetime, stored as milliseconds since 1970."""
+
+    def db_value(self, value: datetime | int | None) -> int | None:
+        return clock.to_ms(value) if isinstance(value, datetime) else value
+
+    def python_value(self, value: int | None) -> datetime | None:
+        return None if value is None else clock.from_ms(value)
+
+
+class Table(Model):
+    """Binds every table to the one database that `store.db` opened."""
+
+    class Meta:
+        database = database
+        legacy_table_names = False
+
+
+class Instance(Table):
+    """A process that serves, or served; its end is unknown where it was killed."""
+
+    id = AutoField()
+    pid = IntegerField()
+    host = TextField()
+    version = TextField()
+    started_at = Moment()
+    stopped_at = Moment(null=True)
+
+
+class Tenant(Table):
+    """Who owns keys and money."""
+
+    id = AutoField()
+    public_id = TextField(unique=True)  # tnt_…
+    name = TextField(unique=True)
+    created_at = Moment()
+
+
+class Key(Table):
+    """A secret that acts for a tenant; only its SHA-256 is kept."""
+
+    id = AutoField()
+    public_id = TextField(unique=True)  # key_…
+    tenant = ForeignKeyField(Tenant, backref="keys")
+    tenant_id: int
+    name = TextField()
+    member = TextField(null=True)
+    billing = TextField()  # pay_per_token | subscription
+    scope = TextField()  # manage | inference
+    secret_sha256 = TextField(unique=True)  # 64 hexadecimal digits
+    prefix = TextField()
+    last4 = TextField()
+    created_at = Moment()
+    created_by = TextField()  # "cli", or the id of the key that minted it
+    expires_at = Moment(null=True)
+    last_used_at = Moment(null=True)  # written at most once a minute
+    revoked_at = Moment(null=True)
+
+
+class Request(Table):
+    """One dispatched inference request, from before it leaves until it is settled.
+
+    The row is written before a byte goes upstream (`state` open) and closed exactly once,
+    however the request ends. A row that is open without a living instance was cut by a crash.
+    Token classes do not overlap: `input_tokens` excludes both cache classes.
+    """
+
+    id = AutoField()
+    request_id = TextField(unique=True)  # req_…, ours
+    state = TextField()  # open | settled
+    instance = ForeignKeyField(Instance)
+    instance_id: int
+    tenant = ForeignKeyField(Tenant)
+    tenant_id: int
+    key = ForeignKeyField(Key)
+    key_id: int
+    member = TextField(null=True)
+    tool = TextField(null=True)  # claudecode | cline | cursor | roocode
+    session = TextField(null=True)  # the tool's own session id, where it sends one
+    agent = TextField(null=True)  # the tool's own agent id, where it sends one
+    protocol = TextField()  # anthropic | openai
+    stream = BooleanField()
+    requested_model = TextField()
+    model = TextField()  # the logical name that served it
+    upstream = TextField()
+    upstream_model = TextField()
+    upstream_request_id = TextField(null=True)
+    started_at = Moment()
+    first_byte_ms = IntegerField(null=True)
+    duration_ms = IntegerField(null=True)
+    status = IntegerField(null=True)  # the HTTP status that the caller was sent
+    outcome = TextField(null=True)  # completed | upstream_error | cancelled | interrupted
+    error = TextField(null=True)  # our error code, where there was one
+    stop_reason = TextField(null=True)
+    input_tokens = IntegerField(default=0)
+    cache_read_input_tokens = IntegerField(default=0)
+    cache_write_5m_tokens = IntegerField(default=0)
+    cache_write_1h_tokens = IntegerField(default=0)
+    output_tokens = IntegerField(default=0)
+    estimated = BooleanField(default=False)  # some class was missing and was estimated
+
+    class Meta:
+        indexes = ((("tenant", "started_at"), False), (("key", "started_at"), False))
+
+
+TABLES: tuple[type[Table], ...] = (Instance, Tenant, Key, Request)
+
+
+def columns_of(table: type[Table]) -> list[str]:
+    """Name the columns of `table` as SQL knows them, in order."""
+    fields: list[Any] = table._meta.sorted_fields  # noqa: SLF001 - peewee's documented way
+    return [field.column_name for field in fields]

@@ -1,0 +1,1 @@
+"""The provider's side: connections, requests, and the built-in demo."""

@@ -1,0 +1,1 @@
+"""One row per dispatched request, and the reports over them."""
