@@ -1,0 +1,139 @@
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from server.store.models import Instance, Request
+from server.usage.record import (
+    Closing,
+    Opening,
+    Outcome,
+    close_orphans,
+    close_request,
+    open_request,
+)
+
+NOW = datetime(2026, 11, 22, 13, 7, tzinfo=UTC)
+DONE = Closing(
+    outcome=Outcome.COMPLETED,
+    duration_ms=1500,
+    status=200,
+    first_byte_ms=120,
+    stop_reason="end_turn",
+    upstream_request_id="req_theirs",
+    input_tokens=10,
+    cache_read_input_tokens=200,
+    cache_write_5m_tokens=30,
+    cache_write_1h_tokens=4,
+    output_tokens=50,
+)
+
+
+@pytest.fixture
+def opening(instance, make_key):
+    key = make_key()
+    return Opening(
+        request_id="req_1",
+        instance_id=instance.id,
+        tenant_id=key.tenant_id,
+        key_id=key.id,
+        member="ada",
+        tool="claudecode",
+        session="session-1",
+        agent="agent-1",
+        protocol="anthropic",
+        stream=True,
+        requested_model="auto",
+        model="smart",
+        upstream="demo",
+        upstream_model="demo-1",
+        started_at=NOW,
+        input_estimate=321,
+    )
+
+
+def stored(row_id):
+    return Request.select().where(Request.id == row_id).dicts().get()
+
+
+def test_an_opened_request_holds_all_that_is_known_and_the_input_estimate(opening):
+    row = stored(open_request(opening))
+
+    known = asdict(opening)
+    estimate = known.pop("input_estimate")
+    known |= {name: known.pop(f"{name}_id") for name in ("instance", "tenant", "key")}
+    assert {name: row[name] for name in known} == known
+    assert (row["state"], row["input_tokens"], row["estimated"]) == ("open", estimate, True)
+    assert row["outcome"] is row["duration_ms"] is row["status"] is None
+
+
+@pytest.mark.parametrize(
+    "end", [{"revoked_at": NOW - timedelta(days=1)}, {"expires_at": NOW}], ids=["revoked", "late"]
+)
+def test_no_request_opens_with_a_key_that_ended_meanwhile(opening, make_key, end):
+    dead = make_key(**end)
+
+    assert open_request(replace(opening, key_id=dead.id)) is None
+    assert Request.select().count() == 0
+
+
+def test_a_key_serves_until_the_millisecond_it_expires(opening, make_key):
+    brief = make_key(expires_at=NOW + timedelta(milliseconds=1))
+
+    assert open_request(replace(opening, key_id=brief.id)) is not None
+
+
+def test_an_unknown_key_opens_nothing(opening):
+    assert open_request(replace(opening, key_id=999)) is None
+
+
+def test_closing_writes_every_figure_of_the_answer(opening):
+    row_id = open_request(opening)
+
+    assert close_request(row_id, DONE)
+
+    row = stored(row_id)
+    assert {name: row[name] for name in asdict(DONE)} == asdict(DONE)
+    assert row["state"] == "settled"
+
+
+def test_a_request_closes_once_however_often_it_is_asked(opening):
+    row_id = open_request(opening)
+    close_request(row_id, DONE)
+    first = stored(row_id)
+
+    assert not close_request(row_id, replace(DONE, outcome=Outcome.CANCELLED, output_tokens=9))
+    assert stored(row_id) == first
+
+
+def test_closing_a_row_that_never_was_is_false(store):
+    assert not close_request(12, DONE)
+
+
+def test_orphans_of_dead_processes_are_interrupted_and_keep_their_estimate(opening):
+    dead = Instance.create(pid=2, host="here", version="0", started_at=NOW)
+    orphan = open_request(replace(opening, request_id="req_2", instance_id=dead.id))
+    closed = open_request(replace(opening, request_id="req_3", instance_id=dead.id))
+    close_request(closed, DONE)
+    alive = open_request(opening)
+
+    assert close_orphans([dead.id]) == 1
+
+    row = stored(orphan)
+    assert (row["state"], row["outcome"], row["estimated"]) == ("settled", "interrupted", True)
+    assert (row["input_tokens"], row["output_tokens"], row["duration_ms"]) == (321, 0, None)
+    assert stored(alive)["state"] == "open"
+    assert stored(closed)["outcome"] == "completed"
+
+
+def test_no_dead_process_leaves_no_orphan(opening):
+    open_request(opening)
+
+    assert close_orphans([]) == 0
+
+
+def test_what_closed_an_orphan_cannot_be_closed_again_by_its_ghost(opening):
+    row_id = open_request(opening)
+    close_orphans([opening.instance_id])
+
+    assert not close_request(row_id, DONE)
