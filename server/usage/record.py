@@ -99,8 +99,12 @@ def open_request(opening: Opening) -> int | None:
     return None if row is None else int(row[0])
 
 
-def close_request(row_id: int, closing: Closing) -> bool:
-    """Settle the row `row_id`; False when it was closed before, and then nothing changes."""
+def close_request(request_id: str, closing: Closing) -> bool:
+    """Settle the row of `request_id`; False when it was closed before: then nothing changes.
+
+    By our own id and not the row's: a request can be cancelled while its opening is still
+    queued, and the store runs jobs in order, so this finds the row that the caller never saw.
+    """
     cursor = database.execute_sql(
         _CLOSE,
         (
@@ -117,7 +121,7 @@ def close_request(row_id: int, closing: Closing) -> bool:
             closing.cache_write_1h_tokens,
             closing.output_tokens,
             closing.estimated,
-            row_id,
+            request_id,
         ),
     )
     # The row, not `rowcount`: that stays 0 until a RETURNING row is fetched.
@@ -152,6 +156,6 @@ UPDATE request SET
     state = 'settled', upstream_request_id = ?, first_byte_ms = ?, duration_ms = ?, status = ?,
     outcome = ?, error = ?, stop_reason = ?, input_tokens = ?, cache_read_input_tokens = ?,
     cache_write_5m_tokens = ?, cache_write_1h_tokens = ?, output_tokens = ?, estimated = ?
-WHERE id = ? AND state = 'open'
+WHERE request_id = ? AND state = 'open'
 RETURNING id
 """

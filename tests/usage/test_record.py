@@ -90,7 +90,7 @@ def test_an_unknown_key_opens_nothing(opening):
 def test_closing_writes_every_figure_of_the_answer(opening):
     row_id = open_request(opening)
 
-    assert close_request(row_id, DONE)
+    assert close_request(opening.request_id, DONE)
 
     row = stored(row_id)
     assert {name: row[name] for name in asdict(DONE)} == asdict(DONE)
@@ -99,22 +99,22 @@ def test_closing_writes_every_figure_of_the_answer(opening):
 
 def test_a_request_closes_once_however_often_it_is_asked(opening):
     row_id = open_request(opening)
-    close_request(row_id, DONE)
+    close_request(opening.request_id, DONE)
     first = stored(row_id)
 
-    assert not close_request(row_id, replace(DONE, outcome=Outcome.CANCELLED, output_tokens=9))
+    assert not close_request(opening.request_id, replace(DONE, outcome=Outcome.CANCELLED, output_tokens=9))
     assert stored(row_id) == first
 
 
 def test_closing_a_row_that_never_was_is_false(store):
-    assert not close_request(12, DONE)
+    assert not close_request("req_unknown", DONE)
 
 
 def test_orphans_of_dead_processes_are_interrupted_and_keep_their_estimate(opening):
     dead = Instance.create(pid=2, host="here", version="0", started_at=NOW)
     orphan = open_request(replace(opening, request_id="req_2", instance_id=dead.id))
     closed = open_request(replace(opening, request_id="req_3", instance_id=dead.id))
-    close_request(closed, DONE)
+    close_request("req_3", DONE)
     alive = open_request(opening)
 
     assert close_orphans([dead.id]) == 1
@@ -136,4 +136,4 @@ def test_what_closed_an_orphan_cannot_be_closed_again_by_its_ghost(opening):
     row_id = open_request(opening)
     close_orphans([opening.instance_id])
 
-    assert not close_request(row_id, DONE)
+    assert not close_request(opening.request_id, DONE)
