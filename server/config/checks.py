@@ -1,0 +1,168 @@
+"""What a config's parts must be to one another: names that exist, prices, URLs, headers."""
+
+import re
+from collections.abc import Collection, Iterator
+from ipaddress import ip_network
+from itertools import chain
+from urllib.parse import SplitResult, urlsplit
+
+from server.config.convert import suggestion
+from server.config.document import KeyPath
+from server.config.references import is_malformed, is_reference, without_references
+from server.config.schema import Config, Model, Server, Stripe, Upstream
+
+Problem = tuple[KeyPath, str]
+
+RESERVED_MODELS = frozenset({"auto", "claude-auto"})
+
+# The gateway sets these itself; another value would break framing or send the wrong key.
+_OWN_HEADERS = frozenset(
+    {"authorization", "connection", "content-length", "host", "transfer-encoding", "x-api-key"}
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f]+")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_URL = re.compile(r"[\x21-\x7e]+")
+
+
+def first_problem(config: Config) -> Problem | None:
+    """Find what makes `config` unusable as a whole: the key path, and the sentence to show."""
+    upstreams = (_upstream(("upstreams", n), n, each) for n, each in config.upstreams.items())
+    models = (_model(("models", n), n, each, config) for n, each in config.models.items())
+    problems = chain(
+        _server(config.server),
+        _database(config.database),
+        *upstreams,
+        *models,
+        _routes(config),
+        _tiers(config),
+        _stripe(config.stripe),
+    )
+    return next(problems, None)
+
+
+def _server(server: Server) -> Iterator[Problem]:
+    if server.public_url is not None:
+        yield from _url(("server", "public_url"), server.public_url)
+    for at, proxy in enumerate(server.trusted_proxies):
+        try:
+            ip_network(proxy)
+        except ValueError:
+            yield (
+                ("server", "trusted_proxies", at),
+                "must be an IP address or a network such as 10.0.0.0/8",
+            )
+
+
+def _database(database: str) -> Iterator[Problem]:
+    if "://" in database:
+        yield ("database",), "is not supported yet; give the path of an SQLite file"
+
+
+def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]:
+    yield from _name(path, name)
+    if upstream.protocol == "demo":
+        if upstream.base_url is not None:
+            yield (*path, "base_url"), "must be left out: the demo upstream is built in"
+    elif upstream.base_url is None:
+        yield path, "the key `base_url` is missing"
+    else:
+        yield from _url((*path, "base_url"), upstream.base_url)
+    yield from _secret((*path, "api_key"), upstream.api_key)
+    for header, value in upstream.headers.items():
+        yield from _header((*path, "headers", header), header, value)
+    if upstream.proxy is not None and not is_reference(upstream.proxy):
+        yield from _proxy((*path, "proxy"), upstream.proxy)
+
+
+def _header(path: KeyPath, name: str, value: str) -> Iterator[Problem]:
+    if not _HEADER_NAME.fullmatch(name):
+        yield path, "is not a header name"
+    if name.lower() in _OWN_HEADERS:
+        yield path, "is set by the gateway and cannot be configured"
+    if not _HEADER_VALUE.fullmatch(value):
+        yield path, "must be one line of ASCII characters"
+    yield from _secret(path, value)
+
+
+def _model(path: KeyPath, name: str, model: Model, config: Config) -> Iterator[Problem]:
+    yield from _name(path, name)
+    if name in RESERVED_MODELS:
+        yield path, "is a reserved name; set `auto.default` to say what it means"
+    if "*" in name:
+        yield path, "cannot contain `*`; only aliases can"
+    for at, target in enumerate(model.targets):
+        yield from _known(
+            (*path, "targets", at, "upstream"), target.upstream, config.upstreams, "an upstream"
+        )
+    if model.price is None and not model.free:
+        yield path, "has no price; add `price`, or `free: true`"
+    if model.price is not None and model.free:
+        yield (*path, "free"), "contradicts `price`; keep one of the two"
+
+
+def _routes(config: Config) -> Iterator[Problem]:
+    for alias, model in config.aliases.items():
+        yield from _known(("aliases", alias), model, config.models, "a model")
+    if config.auto.default is not None:
+        yield from _known(("auto", "default"), config.auto.default, config.models, "a model")
+    for at, rule in enumerate(config.auto.rules):
+        yield from _known(("auto", "rules", at, "use"), rule.use, config.models, "a model")
+
+
+def _tiers(config: Config) -> Iterator[Problem]:
+    for name in config.tiers:
+        yield from _name(("tiers", name), name)
+    if config.default_tier is not None:
+        yield from _known(("default_tier",), config.default_tier, config.tiers, "a tier")
+
+
+def _stripe(stripe: Stripe) -> Iterator[Problem]:
+    yield from _secret(("stripe", "secret_key"), stripe.secret_key)
+    for at, secret in enumerate(stripe.webhook_secrets):
+        yield from _secret(("stripe", "webhook_secrets", at), secret)
+    if stripe.api_base is not None:
+        yield from _url(("stripe", "api_base"), stripe.api_base)
+
+
+def _name(path: KeyPath, name: str) -> Iterator[Problem]:
+    if not _NAME.fullmatch(name):
+        yield path, "is not a name: it must be text without spaces"
+
+
+def _known(path: KeyPath, name: str, known: Collection[str], what: str) -> Iterator[Problem]:
+    if name not in known:
+        yield path, f"`{name}` is not the name of {what}{suggestion(name, known)}"
+
+
+def _secret(path: KeyPath, value: str | None) -> Iterator[Problem]:
+    if value is not None and is_malformed(value):
+        yield path, "has `${` but is not a reference; write ${NAME}"
+
+
+def _url(path: KeyPath, url: str) -> Iterator[Problem]:
+    parts = _split(url)
+    if parts is None:
+        yield path, "must be an http:// or https:// URL"
+    elif "@" in parts.netloc:
+        yield path, "must not contain a user name or password"
+    elif "?" in url or "#" in url:
+        yield path, "must not have a query or a fragment"
+
+
+def _proxy(path: KeyPath, proxy: str) -> Iterator[Problem]:
+    parts = _split(without_references(proxy, "1"))
+    if parts is None or parts.path not in {"", "/"} or parts.query or parts.fragment:
+        yield path, "must be the URL of an HTTP proxy: http://host:port or http://user:…@host:port"
+
+
+def _split(url: str) -> SplitResult | None:
+    """Take an http(s) URL apart; None if it is not one. A URL may hold a secret: never shown."""
+    try:
+        parts = urlsplit(url)
+        valid_port = parts.port != 0
+    except ValueError:
+        return None
+    is_http = parts.scheme in {"http", "https"} and _URL.fullmatch(url) and valid_port
+    return parts if is_http and _HOST.fullmatch(parts.hostname or "") else None

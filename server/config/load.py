@@ -1,0 +1,134 @@
+"""The configuration of this process: where its file is, and what it says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import platformdirs
+
+from server.config.checks import first_problem
+from server.config.convert import convert
+from server.config.document import read
+from server.config.masking import literal_secrets, masked
+from server.config.references import resolve_reference
+from server.config.schema import Config
+from server.errors import ConfigError
+
+__all__ = [
+    "Settings",
+    "example_text",
+    "find",
+    "load",
+    "masked",
+    "place_to_write",
+    "resolve_reference",
+    "upstream_key_problems",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A valid configuration, where it stands, and what its operator should know about it."""
+
+    config: Config
+    path: Path
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the config's own paths start from."""
+        return self.path.parent
+
+    @property
+    def database_path(self) -> Path:
+        """The SQLite file."""
+        return self.folder / self.config.database
+
+    @property
+    def presets_path(self) -> Path:
+        """The folder of presets."""
+        return self.folder / self.config.presets
+
+    @property
+    def log_path(self) -> Path:
+        """The log file."""
+        return self.folder / self.config.log.file
+
+    @property
+    def tls_paths(self) -> tuple[Path, Path] | None:
+        """The certificate and its key, where the gateway ends TLS itself."""
+        tls = self.config.server.tls
+        return None if tls is None else (self.folder / tls.cert, self.folder / tls.key)
+
+
+def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """Choose the config file: `explicit`, GATEWAYCTL_CONFIG, ./config.yaml, the user's folder.
+
+    Raises:
+        ConfigError: the file that was named is missing, or none was named and none is there.
+    """
+    chosen = place_to_write(explicit, environ, cwd)
+    if _is_there(chosen):
+        return chosen
+    is_named = explicit is not None or bool(environ.get("GATEWAYCTL_CONFIG"))
+    users = platformdirs.user_config_path("gatewayctl") / "config.yaml"
+    if is_named or not _is_there(users):
+        raise ConfigError("there is no such file; `gatewayctl init` writes one", file=chosen)
+    return users
+
+
+def place_to_write(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
+    """Choose where `init` writes: `explicit`, else GATEWAYCTL_CONFIG, else ./config.yaml."""
+    return cwd / (explicit or environ.get("GATEWAYCTL_CONFIG") or "config.yaml")
+
+
+def load(path: Path) -> Settings:
+    """Read and check the config file `path`; no reference is looked up.
+
+    Raises:
+        ConfigError: it cannot be used; names the file, the key path and the line.
+    """
+    document = read(path)
+    config = convert(document, Config)
+    problem = first_problem(config)
+    if problem is not None:
+        raise document.error(*problem)
+    warnings = tuple(
+        f"{path}: {key}: is written out in the file; use ${{NAME}} or file:PATH instead"
+        for key in literal_secrets(config)
+    )
+    return Settings(config, path.absolute(), warnings)
+
+
+def upstream_key_problems(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Name the upstreams that some model uses and whose configured key resolves to nothing.
+
+    An upstream without `api_key` needs none (a model server of one's own): no problem.
+
+    Raises:
+        ConfigError: a key's file is there but cannot be used.
+    """
+    used = {
+        target.upstream for model in settings.config.models.values() for target in model.targets
+    }
+    return tuple(
+        name
+        for name, upstream in settings.config.upstreams.items()
+        if name in used
+        and upstream.api_key is not None
+        and resolve_reference(upstream.api_key, environ=environ, folder=settings.folder) is None
+    )
+
+
+def example_text() -> str:
+    """Give the commented config that `init` writes."""
+    return (resources.files("server.config") / "config.example.yaml").read_text(encoding="utf-8")
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError:
+        return False
+    return True

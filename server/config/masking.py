@@ -1,0 +1,60 @@
+"""The configuration as it may be shown: literal secrets hidden, references left in sight."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from server.config.document import dotted
+from server.config.references import has_reference, is_reference
+from server.config.schema import Config
+
+MASK = "***"
+
+_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
+_USERINFO = re.compile(r"(?<=://).*(?=@)")
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """Give `config` as plain values, every literal secret as `***`."""
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    for upstream in tree["upstreams"].values():
+        upstream["api_key"] = _mask(upstream["api_key"])
+        upstream["proxy"] = _mask_userinfo(upstream["proxy"])
+        upstream["headers"] = {
+            name: _mask(value) if _SECRET_NAME.search(name) else value
+            for name, value in upstream["headers"].items()
+        }
+    stripe = tree["stripe"]
+    stripe["secret_key"] = _mask(stripe["secret_key"])
+    stripe["webhook_secrets"] = [_mask(each) for each in stripe["webhook_secrets"]]
+    return tree
+
+
+def literal_secrets(config: Config) -> Iterator[str]:
+    """Name, by key path, every API key and Stripe secret written out in the file."""
+    for name, upstream in config.upstreams.items():
+        if _is_literal(upstream.api_key):
+            yield dotted(("upstreams", name, "api_key"))
+    if _is_literal(config.stripe.secret_key):
+        yield "stripe.secret_key"
+    for at, secret in enumerate(config.stripe.webhook_secrets):
+        if _is_literal(secret):
+            yield dotted(("stripe", "webhook_secrets", at))
+
+
+def _is_literal(value: str | None) -> bool:
+    return bool(value) and not has_reference(str(value))
+
+
+def _mask(value: str | None) -> str | None:
+    return value if not value or is_reference(value) else MASK
+
+
+def _mask_userinfo(url: str | None) -> str | None:
+    return None if url is None else _USERINFO.sub(lambda match: str(_mask_pair(match[0])), url)
+
+
+def _mask_pair(userinfo: str) -> str:
+    return ":".join(str(_mask(part)) for part in userinfo.split(":", 1))

@@ -1,0 +1,187 @@
+"""config.yaml, key for key: what each setting may be, and what it is when left out.
+
+Times are seconds, prices US dollars per million tokens as quoted decimals: no number that
+becomes money is ever a float. A `Meta.description` completes the sentence "must be …".
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+PRICE_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?\Z"
+
+Decimal = Annotated[
+    str,
+    Meta(
+        pattern=PRICE_PATTERN,
+        description='a decimal of at most 6 places below a million, in quotes: "4.00"',
+    ),
+]
+Text = Annotated[str, Meta(min_length=1, description="text, not empty; a number needs quotes")]
+Count = Annotated[int, Meta(ge=1, description="a whole number above 0")]
+Cents = Annotated[int, Meta(ge=0, description="a whole number of cents, 0 or more")]
+Megabytes = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
+Port = Annotated[
+    int, Meta(ge=0, le=65535, description="a port from 1 to 65535, or 0 for any free one")
+]
+_ABOVE_0 = Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")
+_FROM_0 = Meta(ge=0, le=86_400, description="a number of seconds from 0 to 86400")
+Timeout = Annotated[int, _ABOVE_0] | Annotated[float, _ABOVE_0]
+Delay = Annotated[int, _FROM_0] | Annotated[float, _FROM_0]
+Tool = Literal["claudecode", "cline", "cursor", "roocode"]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A mapping of config.yaml: immutable, and closed to unknown keys."""
+
+
+class Tls(Section, frozen=True):
+    """The certificate chain and its private key, PEM files relative to the config."""
+
+    cert: Text
+    key: Text
+
+
+class Server(Section, frozen=True):
+    """Where the gateway listens. Without `public_url`, clients are told host and port."""
+
+    host: Text = "127.0.0.1"
+    port: Port = 8080
+    public_url: str | None = None
+    max_body_mb: Megabytes = 32
+    drain_s: Delay = 30
+    trusted_proxies: tuple[str, ...] = ()
+    tls: Tls | None = None
+    metrics: Literal["loopback", "all"] = "loopback"
+
+
+class Log(Section, frozen=True):
+    """The rotated log file, relative to the config."""
+
+    file: Text = "gateway.log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Timeouts(Section, frozen=True):
+    """How long an upstream may take, in seconds."""
+
+    connect_s: Timeout = 5
+    first_byte_s: Timeout = 600
+    idle_s: Timeout = 300
+    write_s: Timeout = 30
+
+
+class Upstream(Section, frozen=True):
+    """A provider endpoint; `api_key` and header values may be references."""
+
+    protocol: Literal["anthropic", "openai", "demo"]
+    base_url: str | None = None
+    api_key: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    proxy: str | None = None
+    timeouts: Timeouts = Timeouts()
+
+
+class Target(Section, frozen=True):
+    """One upstream, and what it calls the model."""
+
+    upstream: Text
+    model: Text
+
+
+class Price(Section, frozen=True):
+    """US dollars per million tokens; a cache class left out is billed by a stated rule."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write_5m: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+
+
+class Model(Section, frozen=True):
+    """A logical name that clients ask for; `max_output_tokens` is held where none is asked."""
+
+    targets: Annotated[
+        tuple[Target, ...], Meta(min_length=1, description="a list of at least one target")
+    ]
+    price: Price | None = None
+    free: bool = False
+    max_output_tokens: Count = 32_000
+
+
+class When(Section, frozen=True):
+    """What a request must be for a rule to apply; all that is given must hold."""
+
+    tool: Tool | None = None
+    max_input_tokens: Count | None = None
+
+
+class Rule(Section, frozen=True):
+    """The model that serves `auto` when `when` holds; the first match wins."""
+
+    when: When
+    use: Text
+
+
+class Auto(Section, frozen=True):
+    """What the model name `auto` means."""
+
+    default: str | None = None
+    rules: tuple[Rule, ...] = ()
+
+
+class Tier(Section, frozen=True):
+    """What a subscription buys; a quota of null is no limit."""
+
+    name: Text
+    price_cents: Cents
+    interval: Literal["month", "year"] = "month"
+    quota_tokens: Count | None = None
+    quota_requests: Count | None = None
+    stripe_lookup_key: str | None = None
+
+
+class Billing(Section, frozen=True):
+    """How money is held while a request runs."""
+
+    hold: Literal["incremental", "strict"] = "incremental"
+    hold_slice_tokens: Count = 8192
+    assumed_tokens_per_s: Count = 100
+    min_output_tokens: Count = 256
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+
+
+class QuotaWeights(Section, frozen=True):
+    """How much of a quota one token of each class uses."""
+
+    input: Decimal = "1"
+    output: Decimal = "1"
+    cache_read: Decimal = "0.1"
+    cache_write: Decimal = "1.25"
+
+
+class Stripe(Section, frozen=True):
+    """Stripe's secrets, usually references; what resolves to nothing is not configured."""
+
+    secret_key: str | None = "${STRIPE_SECRET_KEY}"  # noqa: S105 - a reference, not a secret
+    webhook_secrets: tuple[str, ...] = ("${STRIPE_WEBHOOK_SECRET}",)
+    api_base: str | None = None
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: Server = Server()
+    log: Log = Log()
+    database: Text = "gateway.db"
+    presets: Text = "presets"
+    upstreams: dict[str, Upstream]
+    models: dict[str, Model]
+    aliases: dict[str, str] = field(default_factory=dict)
+    auto: Auto = Auto()
+    tiers: dict[str, Tier] = field(default_factory=dict)
+    default_tier: str | None = None
+    billing: Billing = Billing()
+    quota_weights: QuotaWeights = QuotaWeights()
+    stripe: Stripe = Stripe()

@@ -1,0 +1,76 @@
+import pytest
+
+from server.config.references import resolve_reference
+from server.errors import ConfigError
+
+ENVIRON = {"KEY": "sk-fake", "EMPTY": "", "DIR": "keys"}
+
+
+@pytest.mark.parametrize(
+    ("value", "resolved"),
+    [
+        (None, None),
+        ("", None),
+        ("sk-literal-fake", "sk-literal-fake"),
+        ("${KEY}", "sk-fake"),
+        ("Bearer ${KEY}", "Bearer sk-fake"),
+        ("${KEY}/${KEY}", "sk-fake/sk-fake"),
+        ("${EMPTY}", None),
+        ("${MISSING}", None),
+        ("Bearer ${MISSING}", None),
+        ("${KEY}${MISSING}", None),
+        ("$KEY", "$KEY"),
+        ("file:missing.txt", None),
+    ],
+)
+def test_a_reference_is_looked_up_or_resolves_to_nothing(tmp_path, value, resolved):
+    assert resolve_reference(value, environ=ENVIRON, folder=tmp_path) == resolved
+
+
+@pytest.mark.parametrize(
+    ("content", "resolved"),
+    [
+        (b"sk-fake", "sk-fake"),
+        (b"sk-fake\n", "sk-fake"),
+        (b"sk-fake\r\n", "sk-fake"),
+        (b" sk ", " sk "),
+        (b"${KEY}\n", "${KEY}"),
+        (b"\n", None),
+        (b"", None),
+    ],
+)
+def test_a_file_reference_gives_the_file_without_its_last_line_break(tmp_path, content, resolved):
+    (tmp_path / "key.txt").write_bytes(content)
+
+    assert resolve_reference("file:key.txt", environ={}, folder=tmp_path) == resolved
+
+
+def test_a_file_reference_may_be_absolute_or_name_a_folder_by_variable(tmp_path):
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "a").write_text("sk-fake\n")
+
+    for value in (f"file:{tmp_path}/keys/a", "file:${DIR}/a", "file:keys/a"):
+        assert resolve_reference(value, environ=ENVIRON, folder=tmp_path) == "sk-fake"
+
+
+@pytest.mark.parametrize("content", ["two\nlines\n", "a\x00b", "sk\n\n"])
+def test_a_secret_that_would_split_a_header_is_refused_without_showing_it(tmp_path, content):
+    (tmp_path / "key.txt").write_text(content)
+
+    with pytest.raises(ConfigError, match=r"^file:key\.txt has a line break or control character$"):
+        resolve_reference("file:key.txt", environ={}, folder=tmp_path)
+
+
+def test_a_literal_that_would_split_a_header_is_not_shown(tmp_path):
+    with pytest.raises(ConfigError, match=r"^a secret has a line break or control character$"):
+        resolve_reference("sk-fake\r\nx: y", environ={}, folder=tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_and_not_a_missing_key(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError, match="folder: cannot be read: Is a directory"):
+        resolve_reference("file:folder", environ={}, folder=tmp_path)
+    with pytest.raises(ConfigError, match="binary: is not UTF-8 text"):
+        resolve_reference("file:binary", environ={}, folder=tmp_path)
