@@ -1,0 +1,139 @@
+"""Which model, and which of its targets, serve a request."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+
+from server.config.schema import Config, Model, Rule, Target
+from server.errors import ModelNotFound, NotSupported
+from server.protocols import Protocol
+from server.routing.catalog import AUTO_NAMES, is_glob, names, quoted, unknown_model
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The logical model that serves, and its targets, the best one first."""
+
+    model: str
+    targets: tuple[Target, ...]
+
+
+class Routing:
+    """The rules of one config, prepared so that a known name costs two look-ups."""
+
+    def __init__(self, config: Config) -> None:
+        self._names = names(config)
+        self._auto = config.auto
+        self._models = config.models
+        self._aliases = {a: use for a, use in config.aliases.items() if not is_glob(a)}
+        globs = {alias: use for alias, use in config.aliases.items() if is_glob(alias)}
+        # One group per alias, in file order: the number of the group that matched is its place.
+        self._globs = re.compile("|".join(f"({translate(glob)})" for glob in globs) or r"(?!)")
+        self._glob_uses = tuple(globs.values())
+        self._routes = {
+            (protocol, name): Route(name, ordered)
+            for protocol in Protocol
+            for name, model in config.models.items()
+            if (ordered := _ordered(model, protocol, config))
+        }
+
+    def resolve(
+        self,
+        name: str,
+        *,
+        tool: str | None,
+        protocol: Protocol,
+        preset_model: str | None,
+        input_tokens_estimate: Callable[[], int],
+    ) -> Route:
+        """Find what serves `name` for a caller of `tool` who speaks `protocol`.
+
+        `preset_model` is what the tool's preset says `auto` is. The estimate is asked for only
+        if a rule needs it, and once.
+
+        Raises:
+            ModelNotFound: no model, alias or rule covers the name.
+            NotSupported: the model has no target that speaks `protocol`.
+        """
+        model: str | None = name
+        if name not in self._models:
+            model = None if name in AUTO_NAMES else self._aliased(name)
+            if model is None and _means_auto(name, tool):
+                model = self._auto_model(name, tool, preset_model, input_tokens_estimate)
+        if model is None:
+            raise unknown_model(name, self._names)
+        route = self._routes.get((protocol, model))
+        if route is None:
+            raise _speaks_another(model, protocol)
+        return route
+
+    def _aliased(self, name: str) -> str | None:
+        """Follow an alias: a plain one first, then the first glob of the file that fits."""
+        plain = self._aliases.get(name)
+        if plain is not None:
+            return plain
+        match = self._globs.match(name)
+        return None if match is None else self._glob_uses[(match.lastindex or 1) - 1]
+
+    def _auto_model(
+        self, name: str, tool: str | None, preset_model: str | None, estimate: Callable[[], int]
+    ) -> str:
+        if preset_model is not None and preset_model not in AUTO_NAMES:
+            if preset_model in self._models:
+                return preset_model
+            aliased = self._aliased(preset_model)
+            if aliased is None:
+                raise unknown_model(preset_model, self._names)
+            return aliased
+        rule = _first_match(self._auto.rules, tool, estimate)
+        chosen = self._auto.default if rule is None else rule.use
+        if chosen is None:
+            raise ModelNotFound(
+                f"Nothing serves {quoted(name)}: this gateway has no `auto.default`. "
+                "GET /v1/models lists what there is.",
+                param="model",
+            )
+        return chosen
+
+
+def _means_auto(name: str, tool: str | None) -> bool:
+    # Coding tools ask for their vendor's names, whatever the team calls its models.
+    return name in AUTO_NAMES or (tool is not None and name.startswith("claude-"))
+
+
+def _first_match(
+    rules: tuple[Rule, ...], tool: str | None, estimate: Callable[[], int]
+) -> Rule | None:
+    tokens: int | None = None
+    for rule in rules:
+        if rule.when.tool not in (None, tool):
+            continue
+        if rule.when.max_input_tokens is None:
+            return rule
+        tokens = estimate() if tokens is None else tokens
+        if tokens <= rule.when.max_input_tokens:
+            return rule
+    return None
+
+
+def _ordered(model: Model, protocol: Protocol, config: Config) -> tuple[Target, ...]:
+    """Put the targets that speak `protocol` first; empty when there is none."""
+    speaking = [t for t in model.targets if _speaks(t, protocol, config)]
+    others = [t for t in model.targets if t not in speaking]
+    return (*speaking, *others) if speaking else ()
+
+
+def _speaks(target: Target, protocol: Protocol, config: Config) -> bool:
+    return config.upstreams[target.upstream].protocol in (protocol.value, "demo")
+
+
+def _speaks_another(model: str, protocol: Protocol) -> NotSupported:
+    spoken, path = {
+        Protocol.ANTHROPIC: ("OpenAI", "/v1/chat/completions"),
+        Protocol.OPENAI: ("Anthropic", "/v1/messages"),
+    }[protocol]
+    return NotSupported(
+        f'The model "{model}" speaks the {spoken} protocol only: '
+        f"call it at {path}, or choose another model."
+    )
