@@ -15,9 +15,11 @@ MAX_BREAKPOINTS = 4  # what the Messages API accepts (Anthropic, "Prompt caching
 
 _MARK = "cache_control"
 _QUOTED_MARK = b'"cache_control"'
+_ATTRIBUTION = b'"x-anthropic-billing-header:'
 _NONE = msgspec.Raw(b"null")
 _FIVE_MINUTES = b'{"type":"ephemeral"}'
 _ONE_HOUR = b'{"type":"ephemeral","ttl":"1h"}'
+_SYSTEM_ROLES = (msgspec.Raw(b'"system"'), msgspec.Raw(b'"developer"'))
 
 Fields = Mapping[str, msgspec.Raw]
 
@@ -43,13 +45,12 @@ def apply_messages(fields: Fields, text: str) -> dict[str, msgspec.Raw]:
     if blocks is None or not text.strip():
         return dict(fields)
     mark: bytes | msgspec.Raw | None = None
-    for index in reversed(range(len(blocks))):
-        mark = _mark_of(blocks[index])
-        if mark is not None:
-            blocks[index] = splice.without(blocks[index], _MARK)
-            break
-    else:
+    place = _last_marked(blocks)
+    if place is None:
         mark = _new_mark(fields)
+    elif not _is_attribution(blocks[place]):
+        mark = _mark_of(blocks[place])
+        blocks[place] = splice.without(blocks[place], _MARK)
     return {**fields, "system": splice.array([*blocks, _text_block(text, mark)])}
 
 
@@ -69,9 +70,6 @@ def apply_chat(fields: Fields, text: str) -> dict[str, msgspec.Raw]:
         opening = {"role": "system", "content": text}
         messages.insert(0, msgspec.Raw(msgspec.json.encode(opening)))
     return {**fields, "messages": splice.array(messages)}
-
-
-_SYSTEM_ROLES = (msgspec.Raw(b'"system"'), msgspec.Raw(b'"developer"'))
 
 
 def _extended(message: msgspec.Raw, content: msgspec.Raw, text: str) -> msgspec.Raw:
@@ -96,6 +94,20 @@ def _system_blocks(fields: Fields) -> list[msgspec.Raw] | None:
     if raw.startswith(b'"'):
         return [msgspec.Raw(b'{"type":"text","text":' + raw + b"}")]
     return splice.items(system)
+
+
+def _last_marked(blocks: list[msgspec.Raw]) -> int | None:
+    places = reversed(range(len(blocks)))
+    return next((place for place in places if _mark_of(blocks[place]) is not None), None)
+
+
+def _is_attribution(block: msgspec.Raw) -> bool:
+    """Tell whether it is Claude Code's attribution, which is only stripped while unchanged.
+
+    Were it changed, its per-version text would stand in front of every cached prefix.
+    """
+    text = (splice.members(block) or {}).get("text", _NONE)
+    return bytes(text).startswith(_ATTRIBUTION)
 
 
 def _text_block(text: str, mark: bytes | msgspec.Raw | None) -> bytes:

@@ -72,6 +72,12 @@ def test_the_moved_breakpoint_keeps_its_own_bytes():
     )
 
 
+def test_a_marked_attribution_block_is_not_touched():
+    first = b'{"type":"text","text":"x-anthropic-billing-header: a","cache_control":{"type":"b"}}'
+
+    assert system_after(b'{"system":[' + first + b"]}") == b"[" + first + b"," + PRESET + b"]"
+
+
 def test_same_request_gives_the_same_bytes():
     body = {"system": "Be brief.", "messages": [user(MARK)]}
 
