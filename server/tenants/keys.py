@@ -1,0 +1,248 @@
+"""Keys: minting, listing, revoking and rotating them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from peewee import ModelSelect
+
+from server import clock
+from server.errors import Conflict, InvalidApiKey, InvalidRequest, NotFound
+from server.store import models
+from server.store.models import Key
+from server.tenants import child, labels, secrets
+from server.tenants.caller import Billing, Caller, Scope, authenticate
+
+__all__ = [
+    "Billing",
+    "Caller",
+    "Minted",
+    "Page",
+    "Scope",
+    "as_json",
+    "authenticate",
+    "find",
+    "list_keys",
+    "mint",
+    "mint_child",
+    "revoke",
+    "rotate",
+    "status",
+    "touch",
+]
+
+LONGEST_PAGE = 100
+
+_TOUCH_EVERY = timedelta(minutes=1)
+_TOUCH = (
+    "UPDATE key SET last_used_at = ? WHERE id = ? AND (last_used_at IS NULL OR last_used_at <= ?)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new key and its secret, which exists nowhere else."""
+
+    key: Key
+    secret: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list, and whether more follows."""
+
+    keys: list[Key]
+    has_more: bool
+
+
+def mint(
+    tenant_id: int,
+    name: str,
+    *,
+    billing: Billing,
+    scope: Scope,
+    member: str | None,
+    expires_at: datetime | None,
+    created_by: str,
+    now: datetime,
+    secret: str,
+) -> Minted:
+    """Add a key for `secret`, which `secrets.generate` made.
+
+    Raises:
+        InvalidRequest: the name or member is not printable, or the expiry has passed.
+    """
+    if expires_at is not None and expires_at <= now:
+        raise InvalidRequest("`expires_at` must lie in the future.", param="expires_at")
+    key = Key.create(
+        public_id=secrets.new_id("key_"),
+        tenant=tenant_id,
+        name=labels.require(name, field="name"),
+        member=None if member is None else labels.require(member, field="member"),
+        billing=billing.value,
+        scope=scope.value,
+        secret_sha256=secrets.digest(secret),
+        prefix=secret[:8],
+        last4=secret[-4:],
+        created_at=now,
+        created_by=created_by,
+        expires_at=expires_at,
+    )
+    return Minted(key, secret)
+
+
+def mint_child(
+    parent: Caller, fields: Mapping[str, object], *, now: datetime, secret: str
+) -> Minted:
+    """Mint a key as `POST /tenant/keys` asks; the tenant and the billing are the parent's.
+
+    Raises:
+        InvalidRequest: a field is unknown or unusable; `param` names it.
+        KeyNotAllowed, ScopeNotAllowed: the child would outlive or outrank its parent.
+        InvalidApiKey: the parent was revoked or has expired since it was authenticated.
+    """
+    wanted = child.read(parent, fields, now)
+    _require_living(parent, now)
+    return mint(
+        parent.tenant_id,
+        wanted.name,
+        billing=parent.billing,
+        scope=wanted.scope,
+        member=wanted.member,
+        expires_at=wanted.expires_at,
+        created_by=parent.key_public_id,
+        now=now,
+        secret=secret,
+    )
+
+
+def list_keys(tenant_id: int | None, *, limit: int = 20, after_id: str | None = None) -> Page:
+    """List a tenant's keys, newest first; `after_id` is the last id of the page before.
+
+    Raises:
+        InvalidRequest: `limit` is not 1 to 100, or `after_id` is none of the tenant's keys.
+    """
+    if not 1 <= limit <= LONGEST_PAGE:
+        raise InvalidRequest(f"`limit` must be 1 to {LONGEST_PAGE}.", param="limit")
+    query = _keys_of(tenant_id)
+    if after_id is not None:
+        last = query.where(Key.public_id == after_id).first()
+        if last is None:
+            raise InvalidRequest("`after_id` is not the id of one of the keys.", param="after_id")
+        query = query.where(Key.id < last.id)
+    rows = list(query.order_by(Key.id.desc()).limit(limit + 1))
+    return Page(rows[:limit], has_more=len(rows) > limit)
+
+
+def find(tenant_id: int | None, public_id: str) -> Key:
+    """Look up a key of a tenant; the CLI, which may see all tenants, passes None.
+
+    Raises:
+        NotFound: no such key, or another tenant's: the two look the same.
+    """
+    key: Key | None = _keys_of(tenant_id).where(Key.public_id == public_id).first()
+    if key is None:
+        raise NotFound(f"There is no key {public_id}.")
+    return key
+
+
+def revoke(tenant_id: int | None, public_id: str, *, now: datetime) -> Key:
+    """End a key for good; doing it twice changes nothing. Raises as `find`."""
+    key = find(tenant_id, public_id)
+    if key.revoked_at is None:
+        key.revoked_at = now
+        key.save(only=[Key.revoked_at])
+    return key
+
+
+def rotate(
+    tenant_id: int | None,
+    public_id: str,
+    *,
+    grace: timedelta,
+    created_by: str,
+    now: datetime,
+    secret: str,
+) -> Minted:
+    """Mint a successor with the same attributes; the old key lives on for `grace` at most.
+
+    Raises:
+        NotFound: as `find`.
+        Conflict: the key was revoked or has expired, so there is nothing to take over from.
+        InvalidRequest: `grace` is negative.
+    """
+    old = find(tenant_id, public_id)
+    if grace < timedelta(0):
+        raise InvalidRequest("The grace period cannot be negative.", param="grace")
+    if status(old, now) != "active":
+        raise Conflict(f"The key {public_id} is {status(old, now)}; create a new one instead.")
+    successor = mint(
+        old.tenant_id,
+        old.name,
+        billing=Billing(old.billing),
+        scope=Scope(old.scope),
+        member=old.member,
+        expires_at=old.expires_at,
+        created_by=created_by,
+        now=now,
+        secret=secret,
+    )
+    if grace:
+        end = now + grace
+        old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
+    else:
+        old.revoked_at = now
+    old.save(only=[Key.expires_at, Key.revoked_at])
+    return successor
+
+
+def touch(key_id: int, now: datetime) -> bool:
+    """Note that a key was used, at most once a minute; tell whether that was written."""
+    moment, before = clock.to_ms(now), clock.to_ms(now - _TOUCH_EVERY)
+    changed: int = models.database.execute_sql(_TOUCH, (moment, key_id, before)).rowcount
+    return changed == 1
+
+
+def status(key: Key, now: datetime) -> str:
+    """Tell whether a key is `active`, `revoked` or `expired` at `now`."""
+    if key.revoked_at is not None:
+        return "revoked"
+    if key.expires_at is not None and key.expires_at <= now:
+        return "expired"
+    return "active"
+
+
+def as_json(key: Key, now: datetime) -> dict[str, Any]:
+    """Show a key as the API does, without its secret."""
+    return {
+        "id": key.public_id,
+        "object": "key",
+        "name": key.name,
+        "member": key.member,
+        "billing": key.billing,
+        "scope": key.scope,
+        "prefix": key.prefix,
+        "last4": key.last4,
+        "status": status(key, now),
+        "created_at": _shown(key.created_at),
+        "created_by": key.created_by,
+        "expires_at": _shown(key.expires_at),
+        "last_used_at": _shown(key.last_used_at),
+        "revoked_at": _shown(key.revoked_at),
+    }
+
+
+def _shown(moment: datetime | None) -> str | None:
+    return None if moment is None else clock.rfc3339(moment)
+
+
+def _keys_of(tenant_id: int | None) -> "ModelSelect[Key]":
+    query = Key.select()
+    return query if tenant_id is None else query.where(Key.tenant == tenant_id)
+
+
+def _require_living(parent: Caller, now: datetime) -> None:
+    # The caller may come from a cache; a revocation counts from the moment it is committed.
+    if status(Key.get_by_id(parent.key_id), now) != "active":
+        raise InvalidApiKey("This API key was revoked or has expired; use another one.")
