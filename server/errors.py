@@ -35,7 +35,7 @@ class GatewayError(Exception):
 
     Put secrets, upstream bodies and stack detail in the log, never in the message.
     `param` names the request field at fault (OpenAI's `param`), `retry_after_s` becomes the
-    `retry-after` header.
+    `retry-after` header, and `headers` go out with the answer: a provider's limits, say.
     """
 
     status: ClassVar[int] = 500
@@ -48,6 +48,7 @@ class GatewayError(Exception):
         super().__init__(message)
         self.param = param
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
 
     @property
     def http_status(self) -> int:

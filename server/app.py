@@ -1,0 +1,86 @@
+"""Build the Sanic application: routes, error handlers, settings."""
+
+import logging
+from itertools import count
+from typing import Any
+
+from sanic import Request, Sanic
+from sanic.exceptions import MethodNotAllowed as SanicMethodNotAllowed
+from sanic.exceptions import NotFound as SanicNotFound
+from sanic.exceptions import PayloadTooLarge, SanicException, ServiceUnavailable
+
+from server import errors
+from server.errors import GatewayError
+from server.routes import discovery, inference, tenant, wire
+from server.routes.head import CheckedRequest
+from server.routes.services import Services
+
+LONGEST_HEADER_BYTES = 16_384
+
+_log = logging.getLogger(__name__)
+_numbers = count(1)  # Sanic wants a name for each app that one process makes
+
+
+def create_app(services: Services) -> "Sanic[Any, Any]":
+    """Build the application around the running parts in `services`."""
+    app: Sanic[Any, Any] = Sanic(
+        f"gatewayctl-{next(_numbers)}",
+        request_class=CheckedRequest,
+        configure_logging=False,
+        env_prefix=None,
+        strict_slashes=False,
+    )
+    longest_wait_s = max(
+        max(upstream.timeouts.first_byte_s, upstream.timeouts.idle_s)
+        for upstream in services.settings.config.upstreams.values()
+    )
+    app.config.update(
+        {
+            "REQUEST_MAX_SIZE": services.body_limit_bytes,
+            "REQUEST_MAX_HEADER_SIZE": LONGEST_HEADER_BYTES,
+            "REQUEST_TIMEOUT": 60,
+            "KEEP_ALIVE_TIMEOUT": 75,
+            # An inactivity timer: it must outlast the longest silence a provider may keep.
+            "RESPONSE_TIMEOUT": int(longest_wait_s) + 60,
+            "ACCESS_LOG": False,
+            "MOTD": False,
+            "AUTO_EXTEND": False,
+        }
+    )
+    app.ctx.services = services
+    for routes in (inference, discovery, tenant):
+        routes.register(app)
+    app.error_handler.add(Exception, _on_error)
+    return app
+
+
+async def _on_error(request: Request[Any, Any], exception: Exception) -> None:
+    """Answer whatever a handler, or Sanic before one, raised: the last resort."""
+    error = _translated(request, exception)
+    await wire.refuse(request, error, wire.protocol_for(request))
+
+
+def _translated(request: Request[Any, Any], exception: Exception) -> GatewayError:
+    match exception:
+        case GatewayError():
+            return exception
+        case SanicNotFound():
+            return errors.NotFound(f"There is nothing at {request.path[:200]}.")
+        case SanicMethodNotAllowed():
+            allowed = tuple(sorted(exception.headers.get("Allow", "").split(", ")))
+            return errors.MethodNotAllowed(
+                f"{request.method} is not possible here; use {' or '.join(allowed)}.",
+                allowed=allowed,
+            )
+        case PayloadTooLarge():
+            return errors.RequestTooLarge("The request's headers or body are too large.")
+        case SanicException() if exception.status_code < 500:
+            return errors.InvalidRequest("The request is not valid HTTP.")
+    return _unexpected(request, exception)
+
+
+def _unexpected(request: Request[Any, Any], exception: Exception) -> GatewayError:
+    if isinstance(exception, ServiceUnavailable):  # Sanic's own response timeout
+        return errors.Unavailable("The gateway took too long to answer.", retry_after_s=1)
+    _log.error("unhandled error (%s)", wire.request_id(request), exc_info=exception)
+    return errors.Internal("The gateway failed; its log has the details under the request id.")

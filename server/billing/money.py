@@ -1,0 +1,25 @@
+"""Money as whole micro-dollars; the only place where decimal text becomes a number."""
+
+from decimal import Decimal
+
+MICROS = 1_000_000
+
+
+def micros(usd: str) -> int:
+    """Turn a plain decimal of dollars, at most six places, into micros: "4.00" is 4,000,000.
+
+    A price is the same text per million tokens, and so becomes micros per million tokens.
+    """
+    scaled = Decimal(usd) * MICROS
+    whole = int(scaled)
+    if whole != scaled:
+        raise ValueError(f"{usd} has more than six decimal places")
+    return whole
+
+
+def dollars(amount_micros: int) -> str:
+    """Print micros as dollars, with cents at least and no digit lost: `$4.00`, `$0.000125`."""
+    sign = "-" if amount_micros < 0 else ""
+    whole, rest = divmod(abs(amount_micros), MICROS)
+    places = f"{rest:06d}".rstrip("0").ljust(2, "0")
+    return f"{sign}${whole:,}.{places}"

@@ -1,0 +1,180 @@
+"""The conductor: a request's way from the caller's bytes to a settled row, top to bottom."""
+
+import asyncio
+import logging
+import time
+from types import TracebackType
+from typing import Self
+
+from server import rows
+from server.billing import admission
+from server.calls import Call, Plan, Rules
+from server.errors import GatewayError, Internal
+from server.presets import apply
+from server.protocols import Protocol, body
+from server.protocols.by_protocol import ESTIMATE, READ
+from server.store.db import Store
+from server.upstream.client import Dispatch, UpstreamClient, forwarded_headers
+from server.upstream.relay import Relay
+from server.usage.record import Outcome
+
+SETTLE_WAIT_S = 1.0  # how long the last bytes wait for a commit that does not come
+
+_APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
+
+_log = logging.getLogger(__name__)
+
+
+def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan:
+    """Resolve the model and splice the preset; nothing leaves, nothing is stored.
+
+    Raises:
+        InvalidRequest, ModelNotFound, NotSupported: the request cannot be served.
+    """
+    request = READ[protocol](raw)
+    preset = rules.presets.get(tool) if tool is not None else None
+    route = rules.routing.resolve(
+        request.model,
+        tool=tool,
+        protocol=protocol,
+        preset_model=None if preset is None else preset.model,
+        input_tokens_estimate=lambda: ESTIMATE[protocol](request.fields),
+    )
+    fields = request.fields
+    if preset is not None and apply.should_inject(
+        preset, has_tools=request.has_tools, wants_schema=request.wants_schema
+    ):
+        fields = _APPLY[protocol](fields, rules.texts[preset.tool])
+    if protocol is Protocol.OPENAI and request.stream:
+        fields = body.with_include_usage(fields)
+    target = route.targets[0]
+    return Plan(request, route.model, target, body.join(body.with_model(fields, target.model)))
+
+
+class Gateway:
+    """Serves inference requests, and knows every one that is on its way."""
+
+    def __init__(
+        self, store: Store, upstream: UpstreamClient, rules: Rules, instance_id: int
+    ) -> None:
+        self.store = store
+        self.upstream = upstream
+        self.rules = rules
+        self.instance_id = instance_id
+        self.pumps: set[asyncio.Task[None]] = set()
+
+    def serve(self, call: Call) -> "Flight":
+        """Serve one request: `async with gateway.serve(call) as flight`.
+
+        Entering raises a GatewayError as long as nothing has been answered.
+        """
+        return Flight(self, call)
+
+    async def drain(self) -> None:
+        """Wait for the requests on their way; each is settled, or its settlement queued."""
+        while self.pumps:
+            await asyncio.wait(self.pumps)
+
+
+class Flight:
+    """One request from admission to settlement.
+
+    A task of its own, the pump, owns the provider's side and the settlement: neither a client
+    that hangs up nor a second cancellation can come between a request and its row.
+    """
+
+    def __init__(self, gateway: Gateway, call: Call) -> None:
+        self._gateway = gateway
+        self._call = call
+        self._begun = time.monotonic()
+        self._outcome = Outcome.CANCELLED  # until it is known better
+        self._is_held = self._is_cancelled = False
+
+    async def __aenter__(self) -> Self:
+        call, gateway = self._call, self._gateway
+        admission.check_route(call.caller, call.tool, gateway.rules.config)
+        self.plan = plan(call.raw, call.protocol, call.tool, gateway.rules)
+        self._dispatch = Dispatch(
+            target=self.plan.target,
+            protocol=call.protocol,
+            headers=forwarded_headers(call.protocol, call.headers),
+            body=self.plan.payload,
+            request_id=call.request_id,
+        )
+        request = self.plan.request
+        self.relay = Relay(
+            call.protocol, streaming=request.stream, hide_usage=not request.wants_usage
+        )
+        self._pump = asyncio.get_running_loop().create_task(self._run())
+        gateway.pumps.add(self._pump)
+        self._pump.add_done_callback(self._pump_ended)
+        try:
+            await self.relay.started
+        except asyncio.CancelledError:
+            self._cancel()
+            raise
+        self.relay.raise_early_error()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._cancel()
+
+    async def _run(self) -> None:
+        error: GatewayError | None = None
+        try:
+            # Said before the job is queued: the writer runs jobs in order, so the settlement
+            # finds the row even if this task is cancelled while the row is still queued.
+            self._is_held = True
+            opening = rows.opening(self._call, self.plan, self._gateway.instance_id)
+            await self._gateway.store.write(admission.admit, opening)
+            error = await self._gateway.upstream.forward(self._dispatch, self.relay)
+            self._outcome = Outcome.COMPLETED if error is None else Outcome.UPSTREAM_ERROR
+        except GatewayError as refusal:
+            self._is_held = False
+            error = refusal
+        finally:
+            self._settle(error)
+
+    def _settle(self, error: GatewayError | None) -> None:
+        """Queue the settlement; the client gets its last bytes once that is committed."""
+        relay = self.relay
+        if not self._is_held:
+            relay.release(error)
+            return
+        if relay.meter.error is not None:
+            self._outcome = Outcome.UPSTREAM_ERROR
+        closing = rows.closing(
+            self._call, self.plan, relay, outcome=self._outcome, error=error, begun=self._begun
+        )
+        settled = self._gateway.store.enqueue(admission.settle, self._call.request_id, closing)
+        patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
+        settled.add_done_callback(lambda done: _release(relay, error, done, patience))
+
+    def _cancel(self) -> None:
+        """End the provider's side once; a pump that is over is left alone."""
+        if not self._is_cancelled and not self._pump.done():
+            self._is_cancelled = True
+            self._pump.cancel()
+
+    def _pump_ended(self, pump: asyncio.Task[None]) -> None:
+        self._gateway.pumps.discard(pump)
+        if not pump.cancelled() and (bug := pump.exception()) is not None:
+            _log.error("a pump failed (%s)", self._call.request_id, exc_info=bug)
+            self.relay.release(Internal("The gateway failed; its log has the details."))
+
+
+def _release(
+    relay: Relay,
+    error: GatewayError | None,
+    settled: asyncio.Future[bool],
+    patience: asyncio.TimerHandle,
+) -> None:
+    patience.cancel()
+    if not settled.cancelled() and settled.exception() is not None:
+        _log.error("a settlement was lost: %s", settled.exception())
+    relay.release(error)

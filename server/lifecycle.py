@@ -1,0 +1,299 @@
+"""Start a gateway, keep it running, and take it down without losing a request."""
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import uvloop
+from sanic import Sanic
+
+from server import clock, logs
+from server.app import create_app
+from server.calls import Rules
+from server.config.load import Settings, resolve_reference, upstream_key_problems
+from server.errors import ConfigError
+from server.gateway import Gateway
+from server.presets.load import load_presets
+from server.presets.watch import Watcher
+from server.routes.services import Services
+from server.store import instances
+from server.store.db import Store
+from server.store.lock import ServeLock
+from server.store.migrate import migrate
+from server.upstream import demo
+from server.upstream.client import UpstreamClient, endpoint_of
+from server.upstream.pool import Pool
+from server.usage import record
+
+RELOAD_EVERY_S = 1.0
+ABORT_WAIT_S = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class PortTaken(Exception):
+    """The address cannot be bound; the message names it and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A gateway that serves: where it is, and its parts."""
+
+    url: str
+    services: Services
+    demo: demo.DemoServer | None
+
+
+def serve(
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    ready: Callable[[Running], None] | None = None,
+) -> int:
+    """Serve until SIGINT or SIGTERM, then drain; a second signal ends the process at once.
+
+    `ready` is called once, when requests are answered. Gives the exit status.
+
+    Raises:
+        ConfigError: the configuration cannot be served; nothing was started.
+        StoreError: the database cannot be used, or another process serves it.
+        PortTaken: the address is in use.
+    """
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(
+        _serve(settings, host, port, ready)
+    )
+
+
+async def _serve(
+    settings: Settings,
+    host: str | None,
+    port: int | None,
+    ready: Callable[[Running], None] | None,
+) -> int:
+    stop = asyncio.Event()
+    handle_signals(stop)
+    async with running(settings, host=host, port=port) as gateway:
+        if ready is not None:
+            ready(gateway)
+        await stop.wait()
+    return 0
+
+
+def handle_signals(stop: asyncio.Event) -> None:
+    """Set `stop` at the first SIGINT or SIGTERM; leave at once at the second."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)  # every acknowledged request is committed: nothing to clean up
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+    demo_options: demo.DemoOptions | None = None,
+) -> AsyncIterator[Running]:
+    """Run a gateway inside the block: ready when it begins, drained when it ends.
+
+    Raises as `serve`.
+    """
+    _require_keys(settings, environ)
+    config = settings.config
+    watcher = Watcher(settings.presets_path)
+    presets = load_presets(settings.presets_path)
+    async with AsyncExitStack() as stack:
+        sock = _bind(host or config.server.host, config.server.port if port is None else port)
+        stack.callback(sock.close)
+        _raise_file_limit()
+        migrate(settings.database_path)
+        stack.enter_context(ServeLock(settings.database_path))
+        stack.callback(logs.close_log, logs.open_log(settings.log_path, config.log.level))
+        demo_server = await _start_demo(stack, settings, demo_options)
+        client = _client(settings, environ, demo_server)
+        stack.push_async_callback(client.close)
+        store = Store.open(settings.database_path)
+        stack.push_async_callback(store.close)
+        instance_id = await _begin_instance(store)
+        gateway = Gateway(store, client, Rules.of(config, presets), instance_id)
+        services = Services(settings, store, gateway, clock.now())
+        stack.push_async_callback(_end_instance, store, instance_id)
+        stack.push_async_callback(_stop_task, asyncio.create_task(_reload(services, watcher)))
+        await stack.enter_async_context(_listening(services, sock))
+        scheme = "https" if config.server.tls else "http"
+        bound_host, bound_port = sock.getsockname()[:2]
+        yield Running(f"{scheme}://{bound_host}:{bound_port}", services, demo_server)
+
+
+@asynccontextmanager
+async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[None]:
+    """Answer requests inside the block; at its end finish those that are on their way."""
+    app = create_app(services)
+    server: Any = await app.create_server(
+        sock=sock,
+        ssl=_tls(services.settings),
+        return_asyncio_server=True,
+        asyncio_server_kwargs={"start_serving": False},
+        backlog=1024,
+    )
+    await server.startup()
+    await server.before_start()
+    await server.start_serving()
+    await server.after_start()
+    try:
+        yield
+    finally:
+        services.is_draining = True
+        app.config.KEEP_ALIVE = False
+        server.close()
+        await _finish(server.connections, services)
+        await server.before_stop()
+        await server.after_stop()
+        Sanic.unregister_app(app)
+
+
+async def _finish(connections: set[Any], services: Services) -> None:
+    """Let open requests end within `server.drain_s`, then cut them; every one is settled."""
+    for connection in list(connections):
+        if not connection.close_if_idle():
+            connection.http.keep_alive = False
+    tasks = {task for connection in connections if (task := connection._task) is not None}  # noqa: SLF001
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=services.settings.config.server.drain_s)
+        for task in late:
+            task.cancel()
+        if late:
+            _log.warning("%d requests did not end in time and were cut", len(late))
+            await asyncio.wait(late, timeout=ABORT_WAIT_S)
+    await services.gateway.drain()
+
+
+def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
+    missing = upstream_key_problems(settings, environ)
+    if missing:
+        raise ConfigError(
+            f"the API key of {', '.join(missing)} resolves to nothing; set the variable or file "
+            "that it names, or route no model there",
+            file=settings.path,
+            key=f"upstreams.{missing[0]}.api_key",
+        )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+        # Bound and listening is how another process shows that the port is taken.
+        sock.listen(1024)
+    except OSError as exc:
+        sock.close()
+        raise PortTaken(
+            f"{host}:{port} cannot be used ({exc.strerror or exc}); choose another with --port."
+        ) from exc
+    return sock
+
+
+def _raise_file_limit() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def _start_demo(
+    stack: AsyncExitStack, settings: Settings, options: demo.DemoOptions | None
+) -> demo.DemoServer | None:
+    if all(upstream.protocol != "demo" for upstream in settings.config.upstreams.values()):
+        return None
+    server = await demo.start("127.0.0.1", 0, options=options or demo.DemoOptions())
+    stack.push_async_callback(server.close)
+    return server
+
+
+def _client(
+    settings: Settings, environ: Mapping[str, str], demo_server: demo.DemoServer | None
+) -> UpstreamClient:
+    demo_url = None if demo_server is None else demo_server.url
+    endpoints = {}
+    for name, upstream in settings.config.upstreams.items():
+        resolve = partial(resolve_reference, environ=environ, folder=settings.folder)
+        ready = msgspec.structs.replace(
+            upstream,
+            api_key=resolve(upstream.api_key),
+            proxy=resolve(upstream.proxy),
+            headers={key: resolve(value) or "" for key, value in upstream.headers.items()},
+        )
+        endpoints[name] = endpoint_of(ready, demo_url)
+    return UpstreamClient(endpoints, Pool())
+
+
+async def _begin_instance(store: Store) -> int:
+    """Name this process, and settle what killed ones left open; the serve lock is held."""
+    instance_id = await store.write(
+        instances.begin, os.getpid(), socket.gethostname(), version("gatewayctl"), clock.now()
+    )
+    dead = await store.read(instances.dead, instance_id)
+    orphans = await store.write(record.close_orphans, dead)
+    for each in dead:
+        await store.write(instances.end, each, clock.now())
+    if orphans:
+        _log.warning("settled %d requests that a killed process had left open", orphans)
+    return instance_id
+
+
+async def _end_instance(store: Store, instance_id: int) -> None:
+    await store.write(instances.end, instance_id, clock.now())
+
+
+async def _reload(services: Services, watcher: Watcher) -> None:
+    """Swap the rules when preset files change; running requests keep the ones they have."""
+    while True:
+        await asyncio.sleep(RELOAD_EVERY_S)
+        found = await asyncio.to_thread(watcher.poll, time.monotonic())
+        if isinstance(found, ConfigError):
+            _log.error("presets were not reloaded: %s", found)
+        elif found is not None:
+            services.gateway.rules = Rules.of(services.settings.config, found)
+            _log.info("presets reloaded")
+
+
+async def _stop_task(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    paths = settings.tls_paths
+    if paths is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(*paths)
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(
+            f"the certificate or its key cannot be used: {exc}",
+            file=settings.path,
+            key="server.tls",
+        ) from exc
+    return context

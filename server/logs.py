@@ -1,0 +1,41 @@
+"""A plain, rotating log file beside the config."""
+
+import logging
+import os
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+MAX_BYTES = 10 * 1024 * 1024
+KEPT_FILES = 5
+FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
+
+
+def open_log(path: Path, level: str) -> logging.Handler:
+    """Send what the server and Sanic log to `path`, readable by its owner only.
+
+    The handler comes back so that `close_log` can take it off again.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    handler = RotatingFileHandler(
+        path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
+    )
+    formatter = logging.Formatter(FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    for name, floor in _LOGGERS.items():
+        logger = logging.getLogger(name)
+        logger.setLevel(max(floor, logging.getLevelNamesMapping()[level.upper()]))
+        logger.addHandler(handler)
+    return handler
+
+
+def close_log(handler: logging.Handler) -> None:
+    """Take the handler off all loggers and close its file."""
+    for name in _LOGGERS:
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
+
+
+_LOGGERS = {"server": logging.DEBUG, "sanic": logging.WARNING, "asyncio": logging.WARNING}

@@ -1,0 +1,73 @@
+"""What differs by protocol, one table for each."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from server.errors import GatewayError
+from server.protocols import Protocol, body, envelopes, sse, tokens, usage
+
+READ: Mapping[Protocol, Callable[[bytes], body.Body]] = {
+    Protocol.ANTHROPIC: body.read_messages,
+    Protocol.OPENAI: body.read_chat,
+}
+METER: Mapping[Protocol, Callable[[], usage.Meter]] = {
+    Protocol.ANTHROPIC: usage.MessagesMeter,
+    Protocol.OPENAI: usage.ChatMeter,
+}
+READ_RESPONSE: Mapping[Protocol, Callable[[bytes], usage.Meter]] = {
+    Protocol.ANTHROPIC: usage.read_messages_response,
+    Protocol.OPENAI: usage.read_chat_response,
+}
+ESTIMATE: Mapping[Protocol, Callable[[Mapping[str, Raw]], int]] = {
+    Protocol.ANTHROPIC: tokens.estimate_messages,
+    Protocol.OPENAI: tokens.estimate_chat,
+}
+PING: Mapping[Protocol, bytes] = {
+    Protocol.ANTHROPIC: envelopes.ANTHROPIC_PING,
+    Protocol.OPENAI: envelopes.OPENAI_PING,
+}
+
+
+def render(err: GatewayError, protocol: Protocol, request_id: str) -> dict[str, Any]:
+    """Give the error body that a caller of `protocol` understands."""
+    if protocol is Protocol.ANTHROPIC:
+        return envelopes.anthropic(err, request_id)
+    return envelopes.openai(err)
+
+
+def render_event(err: GatewayError, protocol: Protocol, request_id: str) -> bytes:
+    """Give the error as the last event of a stream that has begun."""
+    if protocol is Protocol.ANTHROPIC:
+        return envelopes.anthropic_event(err, request_id)
+    return envelopes.openai_event(err)
+
+
+def without_usage_chunk(events: bytes) -> bytes:
+    """Drop the Chat chunk that only carries usage, for a client that did not ask for one.
+
+    The gateway asks every provider for it. A chunk with choices stays, whatever else it carries.
+    """
+    kept = [piece for piece in sse.pieces(events) if not _is_usage_chunk(piece)]
+    return b"".join(piece + b"\n\n" for piece in kept)
+
+
+def _is_usage_chunk(piece: bytes) -> bool:
+    if b'"usage"' not in piece:
+        return False
+    _, data = sse.fields(piece)
+    try:
+        chunk = _CHUNK.decode(data)
+    except (ValueError, RecursionError):
+        return False
+    return not chunk.choices and chunk.usage is not None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[Raw] | None = None
+    usage: dict[str, Raw] | None = None
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)

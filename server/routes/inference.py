@@ -1,0 +1,70 @@
+"""Messages and Chat Completions: authenticate, read the body, serve, relay."""
+
+from collections.abc import Callable, Coroutine
+
+from server.calls import Call
+from server.errors import GatewayError, Unavailable
+from server.gateway import Flight
+from server.protocols import Protocol
+from server.protocols.by_protocol import render_event
+from server.routes import wire
+from server.routes.paths import ROOTS
+from server.routes.services import services_of
+from server.routes.wire import AnyApp, AnyRequest
+from server.rows import upstream_request_id
+from server.upstream.client import shown_headers
+
+PATHS = {Protocol.ANTHROPIC: "messages", Protocol.OPENAI: "chat/completions"}
+
+
+def register(app: AnyApp) -> None:
+    """Serve both protocols under `/v1`, and under each tool's prefix."""
+    for protocol, path in PATHS.items():
+        for root, tool in ROOTS.items():
+            handler = _handler(protocol, tool)
+            name = f"{protocol}{root.replace('/', '_')}"
+            app.add_route(handler, f"{root}/{path}", ["POST"], name=name, stream=True)
+
+
+def _handler(
+    protocol: Protocol, tool: str | None
+) -> Callable[[AnyRequest], Coroutine[None, None, None]]:
+    async def serve(request: AnyRequest) -> None:
+        try:
+            flight = await _admit(request, protocol, tool)
+            async with flight:
+                await _relay(request, flight, protocol)
+        except GatewayError as err:
+            await wire.refuse(request, err, protocol)
+
+    return serve
+
+
+async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> Flight:
+    services = services_of(request)
+    if services.is_draining:
+        raise Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
+    caller = wire.authenticate(request, services)  # before a byte of the body is read
+    raw = await wire.read_body(request, services.body_limit_bytes)
+    call = Call(caller, protocol, tool, request.headers, raw, wire.request_id(request))
+    return services.gateway.serve(call)
+
+
+async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> None:
+    relay, made = flight.relay, wire.request_id(request)
+    headers = {"request-id": made, "x-request-id": made, **shown_headers(relay.head)}
+    if (theirs := upstream_request_id(relay)) is not None:
+        headers["x-upstream-request-id"] = theirs
+    if relay.body is not None:
+        out = wire.Answer(relay.body, headers=headers)
+        await request.respond(out)
+        return
+    headers["cache-control"] = "no-cache"
+    out = wire.Answer(headers=headers, content_type="text/event-stream; charset=utf-8")
+    await request.respond(out)
+    try:
+        while events := await relay.handoff.get():
+            await out.send(events, end_stream=relay.handoff.is_over)
+    except GatewayError as err:
+        # The 200 is out already, and Sanic would end this body as if it were whole.
+        await out.send(render_event(err, protocol, made), end_stream=True)

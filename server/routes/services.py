@@ -1,0 +1,34 @@
+"""What the handlers are given: the parts of a running gateway."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sanic import Request
+
+from server.config.load import Settings
+from server.gateway import Gateway
+from server.store.db import Store
+
+
+@dataclass(slots=True)
+class Services:
+    """The parts that handlers call, and whether the gateway is on its way out."""
+
+    settings: Settings
+    store: Store
+    gateway: Gateway
+    started_at: datetime
+    is_draining: bool = False
+    touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used
+
+    @property
+    def body_limit_bytes(self) -> int:
+        """How large a request body may be."""
+        return self.settings.config.server.max_body_mb * 1024 * 1024
+
+
+def services_of(request: Request[Any, Any]) -> Services:
+    """Give the parts of the gateway that got `request`."""
+    services: Services = request.app.ctx.services
+    return services

@@ -1,0 +1,205 @@
+"""Between Sanic and the handlers: ids, keys, bodies under a cap, answers, refusals."""
+
+import asyncio
+import secrets
+import time
+from typing import Any, TypeAlias
+
+import msgspec
+from sanic import HTTPResponse, Request, Sanic
+
+from server import clock
+from server.errors import GatewayError, InvalidRequest, RequestTooLarge, ScopeNotAllowed
+from server.protocols import Protocol, by_protocol, envelopes
+from server.protocols.body import split
+from server.routes.paths import TOOLS
+from server.routes.services import Services
+from server.tenants import keys
+from server.tenants.keys import Caller
+
+AnyApp: TypeAlias = Sanic[Any, Any]
+AnyRequest: TypeAlias = Request[Any, Any]
+
+BODY_TIMEOUT_S = 120.0
+DISCARD_TIMEOUT_S = 10.0
+SMALL_BODY_BYTES = 64 * 1024
+TOUCH_EVERY_S = 60.0
+
+
+class Answer(HTTPResponse):
+    """A response with plain headers; Sanic's own adds an empty `alt-svc` and sanitises twice."""
+
+    def __init__(
+        self,
+        body: bytes = b"",
+        *,
+        status: int = 200,
+        headers: dict[str, str],
+        content_type: str = "application/json",
+    ) -> None:
+        self.asgi = False
+        self.stream = None
+        self.body = body
+        self.status = status
+        self.content_type = content_type
+        self.headers: Any = {**headers, "content-type": content_type}
+        self._cookies = None
+
+    @property
+    def processed_headers(self) -> Any:
+        return [
+            (name.encode(), str(value).encode("latin-1"))
+            for name, value in self.headers.items()
+            if name != "alt-svc"
+        ]
+
+
+def request_id(request: AnyRequest) -> str:
+    """Give the request's id, ours alone; made at the first call."""
+    ctx = request.ctx
+    if not hasattr(ctx, "request_id"):
+        ctx.request_id = "req_" + secrets.token_hex(16)
+    made: str = ctx.request_id
+    return made
+
+
+def protocol_for(request: AnyRequest) -> Protocol:
+    """Choose the envelope by the path: a request that matched no route has one too."""
+    path = request.path
+    if path.endswith("/models") or "/models/" in path:
+        spoken = "anthropic-version" in request.headers
+    elif "/chat/completions" in path or path.startswith(("/tenant", "/pricing")):
+        spoken = False
+    else:
+        spoken = "/messages" in path or path.split("/", 2)[1] in TOOLS
+    return Protocol.ANTHROPIC if spoken else Protocol.OPENAI
+
+
+def authenticate(request: AnyRequest, services: Services) -> Caller:
+    """Find out who calls, from the headers alone: `Authorization: Bearer` or `x-api-key`.
+
+    Raises:
+        InvalidApiKey: neither names a living key.
+        StoreUnavailable: the database cannot be read.
+    """
+    headers = request.headers
+    presented = []
+    bearer = headers.get("authorization")
+    if bearer is not None and bearer[:7].lower() == "bearer ":
+        presented.append(bearer[7:].strip())
+    plain = headers.get("x-api-key")
+    if plain is not None:
+        presented.append(plain.strip())
+    caller = services.store.point(keys.authenticate, presented, clock.now())
+    _note_use(caller, services)
+    return caller
+
+
+def require_manage(caller: Caller) -> None:
+    """Refuse a key that may only ask for inference.
+
+    Raises:
+        ScopeNotAllowed: the key's scope is not `manage`.
+    """
+    if caller.scope is not keys.Scope.MANAGE:
+        raise ScopeNotAllowed("This needs a key with the scope `manage`.")
+
+
+async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
+    """Read the whole body of a streaming route's request.
+
+    Raises:
+        RequestTooLarge: it is over `limit_bytes`, said or found.
+        InvalidRequest: it took longer than two minutes.
+    """
+    stream: Any = request.stream
+    if (stream.request_bytes or 0) > limit_bytes:
+        raise _too_large(limit_bytes)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while stream.request_body:
+                piece = await stream.read()
+                if piece:
+                    parts.append(piece)
+                    size += len(piece)
+                    if size > limit_bytes:
+                        raise _too_large(limit_bytes)
+    except TimeoutError as exc:
+        raise InvalidRequest("The request body did not arrive within two minutes.") from exc
+    # Sanic stops reading at 64 KiB and would then never see that the client hangs up.
+    transport: Any = request.transport
+    transport.resume_reading()
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def read_fields(request: AnyRequest) -> dict[str, object]:
+    """Read a small JSON object, as the `/tenant` routes take; an empty body is an empty one.
+
+    Raises:
+        InvalidRequest, RequestTooLarge
+    """
+    raw = await read_body(request, SMALL_BODY_BYTES)
+    fields = split(raw) if raw.strip() else {}
+    try:
+        return {name: msgspec.json.decode(value) for name, value in fields.items()}
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise InvalidRequest("The request body holds what JSON cannot.") from exc
+
+
+def answer(request: AnyRequest, data: object, status: int = 200) -> Answer:
+    """Answer with `data` as JSON."""
+    made = request_id(request)
+    headers = {"request-id": made, "x-request-id": made}
+    return Answer(msgspec.json.encode(data), status=status, headers=headers)
+
+
+async def refuse(request: AnyRequest, error: GatewayError, protocol: Protocol) -> None:
+    """Answer with `error`; a body that is still coming is then thrown away, within limits.
+
+    Closing on a client that still sends would reset the connection and lose our answer.
+    """
+    stream: Any = request.stream
+    is_unread = bool(stream.request_body)
+    if is_unread:
+        stream.keep_alive = False
+    made = request_id(request)
+    body = by_protocol.render(error, protocol, made)
+    refusal = Answer(
+        msgspec.json.encode(body),
+        status=envelopes.status_for(error, protocol),
+        headers={**error.headers, **envelopes.headers(error, made)},
+    )
+    await request.respond(refusal)
+    await refusal.send(end_stream=True)
+    if is_unread:
+        await _discard(request)
+
+
+async def _discard(request: AnyRequest) -> None:
+    stream: Any = request.stream
+    allowance = 2 * request.app.config.REQUEST_MAX_SIZE
+    stream.request_max_size = float("inf")
+    try:
+        async with asyncio.timeout(DISCARD_TIMEOUT_S):
+            while stream.request_body and allowance > 0:
+                allowance -= len(await stream.read() or b"")
+    except TimeoutError:
+        pass
+    finally:
+        stream.request_body = None  # or Sanic waits for the rest for ever
+
+
+def _too_large(limit_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(
+        f"The request body is larger than {limit_bytes // (1024 * 1024) or 1} MB "
+        "(`server.max_body_mb`)."
+    )
+
+
+def _note_use(caller: Caller, services: Services) -> None:
+    now = time.monotonic()
+    if now - services.touched.get(caller.key_id, -TOUCH_EVERY_S) >= TOUCH_EVERY_S:
+        services.touched[caller.key_id] = now
+        services.store.enqueue(keys.touch, caller.key_id, clock.now())

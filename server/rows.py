@@ -1,0 +1,122 @@
+"""What is written down of a request: when it leaves, and when it has ended."""
+
+import re
+import time
+
+from server import clock
+from server.calls import Call, Plan
+from server.errors import GatewayError
+from server.protocols import envelopes
+from server.protocols.by_protocol import ESTIMATE
+from server.upstream.relay import Relay
+from server.usage.record import Closing, Opening, Outcome
+
+SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id")
+AGENT_HEADERS = ("x-claude-code-agent-id",)
+UPSTREAM_ID_HEADERS = (b"request-id", b"x-request-id")
+
+_LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
+
+
+def opening(call: Call, plan: Plan, instance_id: int) -> Opening:
+    """Describe a request that is about to leave.
+
+    The input estimate is the crudest there is, a token for four bytes: it only stands where a
+    crash leaves nothing better.
+    """
+    return Opening(
+        request_id=call.request_id,
+        instance_id=instance_id,
+        tenant_id=call.caller.tenant_id,
+        key_id=call.caller.key_id,
+        member=call.caller.member,
+        tool=call.tool,
+        session=_label(call, SESSION_HEADERS),
+        agent=_label(call, AGENT_HEADERS),
+        protocol=call.protocol,
+        stream=plan.request.stream,
+        requested_model=plan.request.model,
+        model=plan.model,
+        upstream=plan.target.upstream,
+        upstream_model=plan.target.model,
+        started_at=clock.now(),
+        input_estimate=len(plan.payload) // 4,
+    )
+
+
+def closing(
+    call: Call,
+    plan: Plan,
+    relay: Relay,
+    *,
+    outcome: Outcome,
+    error: GatewayError | None,
+    begun: float,
+) -> Closing:
+    """Describe a request that has ended; `begun` is on `time.monotonic`'s clock.
+
+    A provider's figures stand as they are, an explicit zero too. Where it sent none but took the
+    request, its input is estimated and the output counted from what was delivered, and the row
+    says so. A request that a provider refused, or that never reached one, cost nothing.
+    """
+    seen = relay.meter.usage
+    took_it = relay.answered_ok or (relay.head is None and outcome is Outcome.CANCELLED)
+    read, written = seen.input_tokens, seen.output_tokens
+    missing = took_it and (read is None or written is None)
+    if missing and read is None:
+        read = ESTIMATE[call.protocol](plan.request.fields)
+    if missing and written is None:
+        written = relay.meter.estimated_output_tokens()
+    first = relay.first_byte_at
+    return Closing(
+        outcome=outcome,
+        duration_ms=_ms(time.monotonic() - begun),
+        status=_status(call, relay, outcome, error),
+        first_byte_ms=None if first is None else _ms(first - begun),
+        error=_error_code(relay, error),
+        stop_reason=relay.meter.stop_reason,
+        upstream_request_id=upstream_request_id(relay),
+        input_tokens=read or 0,
+        cache_read_input_tokens=seen.cache_read_input_tokens or 0,
+        cache_write_5m_tokens=seen.cache_write_5m_tokens or 0,
+        cache_write_1h_tokens=seen.cache_write_1h_tokens or 0,
+        output_tokens=written or 0,
+        estimated=missing,
+    )
+
+
+def upstream_request_id(relay: Relay) -> str | None:
+    """Give the id under which the provider knows the request, if it is fit to be shown."""
+    if relay.head is None:
+        return None
+    for name in UPSTREAM_ID_HEADERS:
+        value = relay.head.get(name)
+        if value is not None and _LABEL(text := value.decode("latin-1")):
+            return text
+    return None
+
+
+def _label(call: Call, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        value = call.headers.get(name)
+        if value is not None and _LABEL(value):
+            return value
+    return None
+
+
+def _status(call: Call, relay: Relay, outcome: Outcome, error: GatewayError | None) -> int | None:
+    if relay.has_delivered:
+        return 200
+    if error is not None:
+        return envelopes.status_for(error, call.protocol)
+    return None if outcome is Outcome.CANCELLED else 200
+
+
+def _error_code(relay: Relay, error: GatewayError | None) -> str | None:
+    if error is not None:
+        return error.code
+    return None if relay.meter.error is None else relay.meter.error.kind
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

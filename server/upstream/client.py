@@ -1,0 +1,169 @@
+"""Build a request for a provider, send it, and follow its answer to the end."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from server.config.schema import Target, Timeouts, Upstream
+from server.errors import GatewayError, InvalidRequest
+from server.protocols import Protocol
+from server.upstream.connection import Head, Origin, StaleConnectionError
+from server.upstream.pool import Pool
+from server.upstream.proxied import ProxiedPool
+from server.upstream.relay import Relay
+
+USER_AGENT = "gatewayctl"
+ANTHROPIC_VERSION = "2023-06-01"
+FORWARDED = {
+    Protocol.ANTHROPIC: ("anthropic-version", "anthropic-beta"),
+    Protocol.OPENAI: ("openai-beta",),
+}
+PATHS = {Protocol.ANTHROPIC: "/v1/messages", Protocol.OPENAI: "/chat/completions"}
+
+SHOWN = frozenset({b"retry-after", b"retry-after-ms", b"openai-processing-ms"})
+SHOWN_PREFIXES = (b"anthropic-ratelimit-", b"x-ratelimit-")
+
+_SAFE_VALUE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,4095}").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A configured upstream, ready to be called; `heads` is the fixed part of a request's head."""
+
+    origin: Origin
+    timeouts: Timeouts
+    heads: Mapping[Protocol, bytes]
+    proxy: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """A request as it leaves: where to, in which protocol, with which headers and bytes."""
+
+    target: Target
+    protocol: Protocol
+    headers: Mapping[str, str]
+    body: bytes
+    request_id: str
+
+
+def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
+    """Prepare `upstream`, references resolved; `protocol: demo` leads to `demo_url`."""
+    api_key = upstream.api_key
+    protocols = [Protocol(upstream.protocol)] if upstream.protocol != "demo" else list(Protocol)
+    base = upstream.base_url if upstream.protocol != "demo" else demo_url
+    parts = urlsplit(base or "")
+    tls = parts.scheme == "https"
+    port = parts.port or (443 if tls else 80)
+    heads = {}
+    for protocol in protocols:
+        prefix = parts.path.rstrip("/")
+        if protocol is Protocol.ANTHROPIC:
+            prefix = prefix.removesuffix("/v1")
+        elif upstream.protocol == "demo":
+            prefix += "/v1"
+        lines = [
+            f"POST {prefix}{PATHS[protocol]} HTTP/1.1",
+            f"host: {parts.netloc}",
+            "accept-encoding: identity",
+            "content-type: application/json",
+            f"user-agent: {USER_AGENT}",
+            *(f"{name.lower()}: {value}" for name, value in upstream.headers.items()),
+        ]
+        if api_key and protocol is Protocol.ANTHROPIC:
+            lines.append(f"x-api-key: {api_key}")
+        elif api_key:
+            lines.append(f"authorization: Bearer {api_key}")
+        heads[protocol] = "\r\n".join(lines).encode("latin-1")
+    origin = Origin(parts.hostname or "", port, tls)
+    return Endpoint(origin, upstream.timeouts, heads, upstream.proxy)
+
+
+def forwarded_headers(protocol: Protocol, client: Mapping[str, str]) -> dict[str, str]:
+    """Pick the client's headers that go on to a provider of the same protocol.
+
+    Raises:
+        InvalidRequest: one of them holds what must not stand in a header.
+    """
+    chosen = {}
+    for name in FORWARDED[protocol]:
+        value = client.get(name)
+        if value is None:
+            continue
+        if not _SAFE_VALUE(value):
+            raise InvalidRequest(f"The header {name} holds characters that headers cannot carry.")
+        chosen[name] = value
+    if protocol is Protocol.ANTHROPIC:
+        chosen.setdefault("anthropic-version", ANTHROPIC_VERSION)
+    return chosen
+
+
+def shown_headers(head: Head | None) -> dict[str, str]:
+    """Pick the provider's headers that clients may see: its limits, and when to come back."""
+    if head is None:
+        return {}
+    return {
+        name.decode("latin-1"): value.decode("latin-1")
+        for name, value in head.headers
+        if name.startswith(SHOWN_PREFIXES) or name in SHOWN
+    }
+
+
+class UpstreamClient:
+    """Calls configured upstreams; owns the pools, which `close` empties."""
+
+    def __init__(self, endpoints: Mapping[str, Endpoint], pool: Pool) -> None:
+        self._endpoints = endpoints
+        self.pool = pool
+        self._proxied = {
+            name: ProxiedPool(endpoint.proxy)
+            for name, endpoint in endpoints.items()
+            if endpoint.proxy is not None
+        }
+
+    async def forward(self, dispatch: Dispatch, relay: Relay) -> GatewayError | None:
+        """Send the request and report its answer to `relay`; give what went wrong, if anything.
+
+        One retry where a kept-alive connection proved stale before any byte of the answer.
+        Whatever way this ends, no exchange stays open behind it.
+        """
+        endpoint = self._endpoints[dispatch.target.upstream]
+        pool = self._proxied.get(dispatch.target.upstream, self.pool)
+        head = _head(endpoint, dispatch)
+        args = (endpoint.origin, relay, head, dispatch.body, endpoint.timeouts)
+        error = await self._exchange(relay, pool, args, fresh=False)
+        if isinstance(error, StaleConnectionError):
+            relay.restart()
+            error = await self._exchange(relay, pool, args, fresh=True)
+        return error
+
+    async def close(self) -> None:
+        await self.pool.close()
+        for pool in self._proxied.values():
+            await pool.close()
+
+    async def _exchange(
+        self,
+        relay: Relay,
+        pool: Pool | ProxiedPool,
+        args: tuple[Origin, Relay, bytes, bytes, Timeouts],
+        *,
+        fresh: bool,
+    ) -> GatewayError | None:
+        try:
+            relay.attach(await pool.send(*args, fresh=fresh))
+            return await relay.over
+        except GatewayError as err:  # no connection
+            return err
+        finally:
+            relay.detach()
+
+
+def _head(endpoint: Endpoint, dispatch: Dispatch) -> bytes:
+    extra = "".join(f"\r\n{name}: {value}" for name, value in dispatch.headers.items())
+    tail = (
+        f"{extra}\r\nx-request-id: {dispatch.request_id}"
+        f"\r\ncontent-length: {len(dispatch.body)}\r\n\r\n"
+    )
+    return endpoint.heads[dispatch.protocol] + tail.encode("latin-1")

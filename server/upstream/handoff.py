@@ -1,0 +1,72 @@
+"""The bounded queue between a provider's callbacks and the client's handler."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+HIGH_BYTES = 128 * 1024
+
+
+class Handoff:
+    """Pieces go in without waiting and come out joined; beyond `HIGH_BYTES` reading pauses.
+
+    Used on one event loop by one reader. `pause` and `resume` act on the provider's connection.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._closed = False
+        self._error: BaseException | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._paused = False
+        self.pause: Callable[[], None] = _nothing
+        self.resume: Callable[[], None] = _nothing
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the reader has had everything, and no error waits for it."""
+        return self._closed and not self._pieces and self._error is None
+
+    def put(self, piece: bytes) -> None:
+        """Queue `piece` and wake the reader."""
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > HIGH_BYTES and not self._paused:
+            self._paused = True
+            self.pause()
+        self._wake()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """End the queue: after what is in it, the reader sees the end, or `error`."""
+        if not self._closed:
+            self._closed, self._error = True, error
+            self._wake()
+
+    async def get(self) -> bytes:
+        """Wait for bytes and give all there are; b"" is the end.
+
+        Raises the error that the queue was closed with, once it is empty.
+        """
+        while not self._pieces:
+            if self._closed:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        if self._paused:
+            self._paused = False
+            self.resume()
+        return data
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+
+def _nothing() -> None:
+    """Stand in until a provider's connection is there."""

@@ -1,0 +1,44 @@
+"""Undo a compression that we asked the provider not to use, without swallowing a bomb."""
+
+import zlib
+
+from server.errors import UpstreamError
+
+RATIO_LIMIT = 100
+FREE_BYTES = 4 * 1024 * 1024  # inflated bytes below which any ratio passes
+
+
+class Inflater:
+    """Inflates a gzip or deflate body piece by piece.
+
+    JSON and event streams shrink by 5 to 30 times; more than `RATIO_LIMIT` beyond the first
+    `FREE_BYTES` is an attack, and ends the exchange before the memory is taken.
+    """
+
+    def __init__(self, encoding: bytes) -> None:
+        if encoding not in (b"gzip", b"x-gzip", b"deflate"):
+            raise UpstreamError("The provider compressed its answer in a way nobody asked for.")
+        self._inflate = zlib.decompressobj(wbits=47 if encoding != b"deflate" else 15)
+        self._taken = self._given = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Give what `data` inflates to.
+
+        Raises:
+            UpstreamError: the data is damaged, or inflates beyond the limits.
+        """
+        self._taken += len(data)
+        limit = max(FREE_BYTES, self._taken * RATIO_LIMIT) - self._given
+        try:
+            out = self._inflate.decompress(data, limit + 1)
+        except zlib.error as exc:
+            raise UpstreamError("The provider's compressed answer is damaged.") from exc
+        if len(out) > limit:
+            raise UpstreamError("The provider's answer inflates beyond all measure.")
+        self._given += len(out)
+        return out
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether the compressed data ended where it says it ends."""
+        return self._inflate.eof

@@ -1,0 +1,210 @@
+"""What lies between one provider's answer and one client: metering, whole events, pings."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from server.errors import GatewayError, UpstreamError
+from server.protocols import Protocol, envelopes, sse, usage
+from server.protocols.by_protocol import METER, PING, READ_RESPONSE, without_usage_chunk
+from server.upstream.connection import Exchange, Head
+from server.upstream.handoff import Handoff
+from server.upstream.inflate import Inflater
+
+PING_AFTER_S = 15.0  # Claude Code shows a banner after 20 s without a byte
+LINGER_S = 1.0  # how long a provider may keep a stream open behind its last event
+WHOLE_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class Relay:
+    """The sink of one exchange; the pump awaits `over`, the handler awaits `started`.
+
+    Whole events reach the handoff as they were received. The piece with the terminal event is
+    kept back until `release`, which the pump calls once the request is settled: a client never
+    holds an answer that a crash could forget. `started` is done as soon as the client can be
+    answered: with the first event, the first ping, or the end.
+    """
+
+    def __init__(self, protocol: Protocol, *, streaming: bool, hide_usage: bool = False) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._protocol = protocol
+        self._streaming = streaming
+        self._hide_usage = hide_usage
+        self._feed: Callable[[bytes], None] = self._collect
+        self._inflater: Inflater | None = None
+        self._whole: list[bytes] = []
+        self._whole_bytes = 0
+        self._splitter = sse.EventSplitter()
+        self._connection: Exchange | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_put = self._loop.time()
+        self._released = self._has_put = False
+        self._error: GatewayError | None = None
+        self.meter: usage.Meter = METER[protocol]()
+        self.head: Head | None = None
+        self.body: bytes | None = None
+        self.first_byte_at: float | None = None
+        self.handoff = Handoff()
+        self.started: asyncio.Future[None] = self._loop.create_future()
+        self.over: asyncio.Future[GatewayError | None] = self._loop.create_future()
+        if streaming:
+            self._timer = self._loop.call_later(PING_AFTER_S, self._ping)
+
+    def attach(self, connection: Exchange) -> None:
+        """Learn which connection to pause, resume and end."""
+        self._connection = connection
+        self.handoff.pause, self.handoff.resume = connection.pause, connection.resume
+
+    def detach(self) -> None:
+        """Drop the connection; close it unless its answer came to an end."""
+        connection, self._connection = self._connection, None
+        self.handoff.pause = self.handoff.resume = _nothing
+        if connection is not None:
+            connection.abort()
+
+    def restart(self) -> None:
+        """Get ready for another try; only where nothing of an answer has come."""
+        self.over = self._loop.create_future()
+
+    def release(self, error: GatewayError | None) -> None:
+        """Give the client the kept-back end of its answer, or `error`; later calls do nothing."""
+        if self._released:
+            return
+        self._released, self._error = True, error
+        if self._timer is not None:
+            self._timer.cancel()
+        if error is None and self._streaming:
+            for piece in self._whole:
+                self.handoff.put(piece)
+        elif error is None:
+            self.body = b"".join(self._whole)
+        self.handoff.close(error)
+        self._start()
+
+    @property
+    def has_delivered(self) -> bool:
+        """Tell whether the client was given anything: a 200 that cannot be taken back."""
+        return self._has_put
+
+    @property
+    def answered_ok(self) -> bool:
+        """Tell whether the provider said 200: from then on it bills."""
+        return self.head is not None and self.head.status == 200
+
+    def raise_early_error(self) -> None:
+        """Raise what ended the request before the client was given anything."""
+        if self._error is not None and not self._has_put:
+            raise self._error
+
+    # the sink's three methods
+
+    def on_head(self, head: Head) -> None:
+        self.head = head
+        encoding = (head.get(b"content-encoding") or b"identity").strip().lower()
+        if encoding != b"identity":
+            self._try(lambda: setattr(self, "_inflater", Inflater(encoding)))
+        kind = (head.get(b"content-type") or b"").lower()
+        if self._streaming and head.status == 200 and kind.startswith(b"text/event-stream"):
+            self._feed = self._relay_events
+
+    def on_data(self, data: bytes) -> None:
+        if self.over.done():
+            return
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+        inflater = self._inflater
+        if inflater is None:
+            self._try(lambda: self._feed(data))
+        else:
+            self._try(lambda: self._feed(inflater.feed(data)))
+
+    def on_end(self, error: GatewayError | None) -> None:
+        # The connection may carry another exchange from now on: it is not ours to pause or close.
+        self._connection = None
+        self.handoff.pause = self.handoff.resume = _nothing
+        if self.over.done():
+            return
+        if self.meter.finished:
+            error = None  # the answer was whole; how the connection ended does not matter
+        if error is None:
+            self._try(self._check_end)  # finishes with what is wrong, if anything is
+        self._finish(error)
+
+    # inside
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except GatewayError as err:
+            self._finish(err)
+
+    def _finish(self, error: GatewayError | None) -> None:
+        if not self.over.done():
+            self.over.set_result(error)
+
+    def _collect(self, data: bytes) -> None:
+        self._whole_bytes += len(data)
+        if self._whole_bytes > WHOLE_LIMIT_BYTES:
+            raise UpstreamError("The provider's answer is larger than the gateway takes.")
+        self._whole.append(data)
+
+    def _relay_events(self, data: bytes) -> None:
+        events = self._splitter.feed(data)
+        if events:
+            self._meter_events(events)
+
+    def _meter_events(self, events: bytes) -> None:
+        ended = self.meter.finished
+        self.meter.feed(events)
+        if self._hide_usage and b'"usage"' in events:
+            events = without_usage_chunk(events)
+        if ended or self.meter.finished or self.meter.error is not None:
+            self._whole.append(events)
+            if not ended:
+                self._loop.call_later(LINGER_S, self._finish, None)
+        elif events:
+            self._put(events)
+
+    def _put(self, piece: bytes) -> None:
+        self._last_put = self._loop.time()
+        self._has_put = True
+        self.handoff.put(piece)
+        self._start()
+
+    def _start(self) -> None:
+        if not self.started.done():
+            self.started.set_result(None)
+
+    def _ping(self) -> None:
+        silent_s = self._loop.time() - self._last_put
+        if silent_s >= PING_AFTER_S:
+            self._put(PING[self._protocol])
+            silent_s = 0.0
+        self._timer = self._loop.call_later(PING_AFTER_S - silent_s, self._ping)
+
+    def _check_end(self) -> None:
+        if self._inflater is not None and not self._inflater.is_whole:
+            raise UpstreamError("The provider cut its answer short.")
+        if self._feed == self._collect:
+            self._check_whole()
+            return
+        if self._splitter.pending:  # the last event may lack its blank line
+            self._meter_events(self._splitter.pending + b"\n\n")
+        if not self.meter.finished and self.meter.error is None:
+            raise UpstreamError("The provider cut its stream before the end.")
+
+    def _check_whole(self) -> None:
+        assert self.head is not None  # noqa: S101 - an end without an error follows a head
+        body = b"".join(self._whole)
+        if self.head.status != 200:
+            headers = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in self.head.headers
+            }
+            raise envelopes.from_upstream(self.head.status, headers, body, self._protocol)
+        if self._streaming:
+            raise UpstreamError("The provider answered a streaming request without a stream.")
+        self.meter = READ_RESPONSE[self._protocol](body)
+
+
+def _nothing() -> None:
+    """Stand where a connection's pause and resume were."""
