@@ -102,9 +102,8 @@ class Flight:
             request_id=call.request_id,
         )
         request = self.plan.request
-        self.relay = Relay(
-            call.protocol, streaming=request.stream, hide_usage=not request.wants_usage
-        )
+        hide_usage = call.protocol is Protocol.OPENAI and not request.wants_usage
+        self.relay = Relay(call.protocol, streaming=request.stream, hide_usage=hide_usage)
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)

@@ -1,0 +1,104 @@
+"""A real gateway in this process: real sockets, real SQLite, the demo upstream or another."""
+
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from server import clock
+from server.config.load import example_text, load
+from server.lifecycle import Running, running
+from server.presets.load import BUILTIN
+from server.store.models import Request
+from server.tenants import keys, secrets, tenants
+
+DEMO_CONFIG = """
+upstreams:
+  demo: {protocol: demo}
+models:
+  smart: {targets: [{upstream: demo, model: demo-smart}], price: {input: "4.00", output: "20.00"}}
+  fast: {targets: [{upstream: demo, model: demo-fast}], price: {input: "0.75", output: "4.50"}}
+aliases: {"claude-*": smart}
+auto: {default: smart}
+"""
+
+
+def config_for(url: str, *, protocol: str = "anthropic", more: str = "") -> str:
+    """Write a config whose one model `smart` is served by an upstream at `url`."""
+    return f"""
+upstreams:
+  there: {{protocol: {protocol}, base_url: "{url}", api_key: "sk-fake-upstream-key"}}
+models:
+  smart: {{targets: [{{upstream: there, model: upstream-model}}], free: true}}
+auto: {{default: smart}}
+{more}"""
+
+
+def lay_out(folder: Path, config: str | None = None) -> Path:
+    """Put a config (the example by default) and the built-in presets into `folder`."""
+    path = folder / "config.yaml"
+    path.write_text(example_text() if config is None else config)
+    shutil.copytree(BUILTIN, folder / "presets", dirs_exist_ok=True)
+    return path
+
+
+@dataclass
+class Started:
+    """A running gateway and a first key for it."""
+
+    running: Running
+    secret: str
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return self.running.url
+
+    @property
+    def services(self) -> Any:
+        return self.running.services
+
+    @property
+    def gateway(self) -> Any:
+        return self.running.services.gateway
+
+    def client(self, secret: str | None = None, **options: Any) -> httpx.AsyncClient:
+        """Give an HTTP client that presents `secret` (the first key's) as `x-api-key`."""
+        headers = {"x-api-key": secret or self.secret}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, **options)
+
+    async def mint(self, **columns: Any) -> tuple[str, str]:
+        """Add a key to the default tenant; give its id and its secret."""
+        secret, now = secrets.generate(), clock.now()
+        wanted = {
+            "billing": keys.Billing.PAY_PER_TOKEN,
+            "scope": keys.Scope.MANAGE,
+            "member": None,
+            "expires_at": None,
+            "created_by": "cli",
+            **columns,
+        }
+        store = self.services.store
+        tenant = await store.write(tenants.ensure_default, now)
+        minted = await store.write(keys.mint, tenant.id, "test", now=now, secret=secret, **wanted)
+        return minted.key.public_id, secret
+
+    async def rows(self) -> list[dict[str, Any]]:
+        """Read the usage rows, oldest first."""
+        return await self.services.store.read(
+            lambda: list(Request.select().order_by(Request.id).dicts())
+        )
+
+
+@asynccontextmanager
+async def started(folder: Path, config: str | None = None, **options: Any):
+    """Run a gateway from `folder`; `options` go to `server.lifecycle.running`."""
+    settings = load(lay_out(folder, config))
+    options = {"port": 0, "environ": {}, **options}
+    async with running(settings, **options) as gateway:
+        result = Started(gateway, "", folder)
+        _, result.secret = await result.mint()
+        yield result
