@@ -1,0 +1,104 @@
+"""What a gateway needs to start: config, presets, database, tenant and first key."""
+
+import shutil
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from gatewayctl.session import store_failures
+from server.config.files import make_private_folder, write_private
+from server.config.load import Settings, example_text, load
+from server.presets.load import BUILTIN, load_presets
+from server.store.db import open_database, transaction
+from server.store.lock import is_held
+from server.store.migrate import migrate
+from server.store.models import Key
+from server.tenants import keys, secrets, tenants
+from server.tenants.keys import Billing, Minted, Scope
+
+
+@dataclass(slots=True)
+class Completed:
+    """What was found or made; `made` names the files and things that were missing."""
+
+    settings: Settings
+    made: list[str] = field(default_factory=list)
+    minted: Minted | None = None
+    served_by: int | None = None
+
+
+def complete(
+    path: Path, now: datetime, *, force: bool = False, needs_key: bool = False
+) -> Completed:
+    """Create what is missing around the config file `path`, and keep what is there.
+
+    While a server runs, its database is left to it. `force` rewrites config and presets, after a
+    backup. The first key is minted where there is none at all; with `needs_key`, also where
+    every key was revoked or has expired.
+
+    Raises:
+        ConfigError: the config or a preset that is there cannot be used.
+        CommandError: the database cannot be used.
+    """
+    backup = path.parent / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
+    made = []
+    if force and path.exists():
+        make_private_folder(backup)
+        shutil.copy2(path, backup)
+        made.append(str(backup))
+    if force or not path.exists():
+        write_private(path, example_text())
+        made.append(str(path))
+    done = Completed(load(path), made)
+    if force and done.settings.presets_path.exists():
+        make_private_folder(backup)
+        shutil.move(done.settings.presets_path, backup)
+    done.made += _complete_presets(done.settings.presets_path)
+    _complete_database(done, now, needs_key=needs_key)
+    return done
+
+
+def _complete_presets(folder: Path) -> list[str]:
+    make_private_folder(folder)
+    there = load_presets(folder)
+    made = []
+    for source in sorted(BUILTIN.rglob("*.*")):
+        copy = folder / source.relative_to(BUILTIN)
+        # By tool and not by file name: two presets for one tool would be an error.
+        if source.stem not in there and not copy.exists():
+            write_private(copy, source.read_text(encoding="utf-8"))
+            made.append(str(copy))
+    return made
+
+
+def _complete_database(done: Completed, now: datetime, *, needs_key: bool) -> None:
+    path = done.settings.database_path
+    done.served_by = is_held(path)
+    if done.served_by is not None:
+        return
+    with store_failures():
+        if migrate(path):
+            done.made.append(str(path))
+        database = open_database(path)
+        try:
+            with transaction():
+                _complete_rows(done, now, needs_key=needs_key)
+        finally:
+            database.close()
+
+
+def _complete_rows(done: Completed, now: datetime, *, needs_key: bool) -> None:
+    tenant = tenants.ensure_default(now)
+    alive = [key for key in Key.select() if not needs_key or keys.status(key, now) == "active"]
+    if not alive:
+        done.minted = keys.mint(
+            tenant.id,
+            "first",
+            billing=Billing.PAY_PER_TOKEN,
+            scope=Scope.MANAGE,
+            member=None,
+            expires_at=None,
+            created_by="cli",
+            now=now,
+            secret=secrets.generate(),
+        )

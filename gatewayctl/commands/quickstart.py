@@ -1,0 +1,79 @@
+"""`gatewayctl quickstart`: set up and serve in one step."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from gatewayctl.bootstrap import Completed, complete
+from gatewayctl.exits import CommandError, ExitStatus
+from gatewayctl.options import HostOption, PortOption, noun
+from gatewayctl.session import Session
+from gatewayctl.welcome import ways_to_call
+from server import clock
+from server.config.load import place_to_write
+from server.tenants import keys
+
+app = noun("Set up and serve with the built-in demo upstream, in one step.")
+
+
+@app.command()
+def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption = None) -> None:
+    """Create what is missing, serve, and print how to call the gateway.
+
+    A second run reuses everything. A key's secret is shown only when it is made, so a key is
+    minted only if none is active.
+    """
+    from gatewayctl.serving import serving
+    from server import lifecycle
+
+    session, now = Session.of(ctx), clock.now()
+    path = place_to_write(session.config_file, os.environ, Path.cwd())
+    done = complete(path, now, needs_key=True)
+    _require_stopped(done)
+    told = False
+
+    def ready(gateway: lifecycle.Running) -> None:
+        nonlocal told
+        told = True
+        _tell(session, done, gateway.url)
+
+    try:
+        with serving():
+            status = lifecycle.serve(done.settings, host=host, port=port, ready=ready)
+    finally:
+        if done.minted is not None and not told:
+            # It would be lost: only its hash is stored.
+            session.out.note(f"The key was made all the same: {done.minted.secret}")
+    raise typer.Exit(status)
+
+
+def _require_stopped(done: Completed) -> None:
+    if done.served_by is not None:
+        raise CommandError(
+            f"The gateway runs already (process {done.served_by}).",
+            status=ExitStatus.UNAVAILABLE,
+            code="locked",
+            hint="Call it, or stop it first; `gatewayctl keys create NAME` mints another key.",
+        )
+
+
+def _tell(session: Session, done: Completed, url: str) -> None:
+    if session.out.as_json:
+        session.out.document(_as_json(done, url))
+        return
+    secret = None if done.minted is None else done.minted.secret
+    if secret is not None and not session.out.for_people:
+        session.out.text(f"{secret}\n")
+    session.out.sheet(f"gatewayctl serves at {url}", ways_to_call(url, secret))
+    session.out.note(f"Config, presets and database are in {done.settings.folder}.")
+    session.out.note("Ctrl-C stops the gateway; nothing under way is lost.")
+
+
+def _as_json(done: Completed, url: str) -> dict[str, Any]:
+    minted = done.minted
+    key = None
+    if minted is not None:
+        key = keys.as_json(minted.key, minted.key.created_at) | {"secret": minted.secret}
+    return {"object": "quickstart", "url": url, "config": str(done.settings.path), "key": key}

@@ -1,0 +1,33 @@
+"""`gatewayctl serve`: run the gateway."""
+
+import typer
+
+from gatewayctl.options import HostOption, PortOption, noun
+from gatewayctl.session import Session
+
+app = noun("Run the gateway.")
+
+
+@app.command()
+def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = None) -> None:
+    """Run the gateway until it is told to stop, then finish what is under way.
+
+    A second signal ends it at once.
+    """
+    from gatewayctl.serving import exposure, serving
+    from server import lifecycle
+
+    session = Session.of(ctx)
+    settings = session.settings()
+    warning = exposure(settings.config.server, host)
+    if warning is not None:
+        session.out.note(f"warning: {warning}.")
+
+    def ready(gateway: lifecycle.Running) -> None:
+        document = {"object": "gateway", "url": gateway.url, "log": str(settings.log_path)}
+        session.out.lines(document, ())
+        session.out.note(f"Serving at {gateway.url}; the log is {settings.log_path}.")
+
+    with serving():
+        status = lifecycle.serve(settings, host=host, port=port, ready=ready)
+    raise typer.Exit(status)

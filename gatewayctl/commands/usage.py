@@ -1,0 +1,130 @@
+"""`gatewayctl usage`: requests and tokens by day, key, member, model or tool."""
+
+import os
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatewayctl.exits import CommandError, ExitStatus
+from gatewayctl.options import TenantOption, noun
+from gatewayctl.output import Table
+from gatewayctl.session import Session
+from server import clock
+from server.errors import InvalidRequest
+from server.tenants import tenants
+from server.usage.report import By, Range, Report, Row, parse_range, parse_zone, report
+
+app = noun("Report requests and tokens.")
+
+_NUMBERS = ("requests", "input", "cache read", "cache write", "output", "total")
+_BAR_WIDTH = 24
+
+
+@app.command()
+def usage(
+    ctx: typer.Context,
+    *,
+    by: Annotated[
+        By | None, typer.Option(help="What to have one row for; day if left out.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.")
+    ] = "30d",
+    until: Annotated[str | None, typer.Option(help="The last day; today if left out.")] = None,
+    tz: Annotated[
+        str | None,
+        typer.Option(help="The zone that days are told in; yours in a terminal, else UTC."),
+    ] = None,
+    tenant: TenantOption = tenants.DEFAULT,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Report the requests of the last days and their tokens.
+
+    Every request that left for an upstream counts; `input` excludes what was read from or
+    written to a cache. In a terminal, days come with totals by key, member, model and tool.
+    """
+    session = Session.of(ctx)
+    for_people = session.out.for_people and not csv
+    try:
+        days = _range(since, until, tz or (_local_zone() if for_people else "UTC"))
+    except InvalidRequest as exc:
+        raise _in_words_of_options(exc) from exc
+    wanted = [by or By.DAY]
+    if for_people and by is None:
+        wanted = list(By)
+    with session.reading():
+        owner = tenants.find(tenant).id
+        reports = [report(each, days.since, days.until, days.tz, owner) for each in wanted]
+    if csv and not session.out.as_json:
+        session.out.text(reports[0].as_csv())
+        return
+    for made in reports:
+        session.out.table(made.as_json(), _table(made, for_people=for_people))
+
+
+def _range(since: str, until: str | None, tz: str) -> Range:
+    """Read `--since` as a day, or as a number of days that ends with `until`."""
+    back = re.fullmatch(r"([1-9][0-9]{0,3})([dw])", since)
+    if back is None:
+        return parse_range(since, until, tz, clock.now())
+    last = parse_range(until, until, tz, clock.now()).until
+    count = int(back[1]) * (7 if back[2] == "w" else 1)
+    first = last - timedelta(days=count - 1)
+    return parse_range(first.isoformat(), last.isoformat(), tz, clock.now())
+
+
+def _in_words_of_options(err: InvalidRequest) -> CommandError:
+    message = str(err)
+    for field, option in (("`from`", "--since"), ("`to`", "--until"), ("`tz`", "--tz")):
+        message = message.replace(field, option)
+    return CommandError(message, status=ExitStatus.USAGE, code=err.code)
+
+
+def _local_zone() -> str:
+    """Name the machine's own time zone; UTC where it cannot be told."""
+    named = os.environ.get("TZ") or str(Path("/etc/localtime").resolve()).partition("zoneinfo/")[2]
+    try:
+        return parse_zone(named.removeprefix(":")).key
+    except InvalidRequest:
+        return "UTC"
+
+
+def _table(made: Report, *, for_people: bool) -> Table:
+    if not for_people:
+        rows = [[row.label, *row.totals.as_json().values()] for row in made.rows]
+        return Table((made.by.column, *made.total.as_json()), rows)
+    most = max((row.totals.total_tokens for row in made.rows), default=0)
+    bars = made.by is By.DAY
+    rows = [[*_cells(row), *([_bar(row, most)] if bars else [])] for row in made.rows]
+    return Table(
+        columns=(made.by.value, *_NUMBERS, *([""] if bars else [])),
+        rows=rows,
+        numbers=frozenset(_NUMBERS),
+        title=_title(made) if bars else None,
+        footer=(*_cells(Row("total", made.total)), *([""] if bars else [])) if bars else None,
+    )
+
+
+def _title(made: Report) -> str:
+    return f"Usage from {made.range.since} to {made.range.until}, {made.range.tz.key}"
+
+
+def _cells(row: Row) -> list[str | None]:
+    sums = row.totals
+    figures = (
+        sums.requests,
+        sums.input_tokens,
+        sums.cache_read_input_tokens,
+        sums.cache_creation_input_tokens,
+        sums.output_tokens,
+        sums.total_tokens,
+    )
+    return [row.label, *(f"{figure:,}" for figure in figures)]
+
+
+def _bar(row: Row, most: int) -> str:
+    """Draw a row's share of the largest; whatever is above zero shows."""
+    return "█" * -(-row.totals.total_tokens * _BAR_WIDTH // most) if most else ""

@@ -1,0 +1,157 @@
+"""What a command prints: data to stdout, everything that a person reads to stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:  # rich is slow to import, and a piped command never needs it
+    from rich.console import Console, RenderableType
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows under named columns; columns named in `numbers` are set to the right.
+
+    None is a cell without a value: empty when piped, a dash for people.
+    """
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    numbers: frozenset[str] = frozenset()
+    title: str | None = None
+    footer: Sequence[object] | None = None
+
+
+@dataclass(slots=True)
+class Output:
+    """The two streams of a command, and how the global options want them written."""
+
+    as_json: bool = False
+    colour: bool = True
+
+    @property
+    def for_people(self) -> bool:
+        """Whether stdout is a terminal and nobody asked for JSON."""
+        return not self.as_json and sys.stdout.isatty()
+
+    def table(self, document: object, table: Table) -> None:
+        """Print rows: `document` as JSON, a table for people, tab-separated values in a pipe."""
+        if self.as_json:
+            self.document(document)
+        elif self.for_people:
+            console(colour=self.colour).print(rich_table(table))
+        else:
+            for row in table.rows:
+                line("\t".join("" if cell is None else plain(cell) for cell in row))
+
+    def value(self, document: object, text: str) -> None:
+        """Print one bare value, or `document` as JSON."""
+        if self.as_json:
+            self.document(document)
+        else:
+            line(text)
+
+    def text(self, text: str) -> None:
+        """Print `text` exactly; a terminal gets the line end that it lacks."""
+        sys.stdout.write(text + ("\n" if sys.stdout.isatty() and not text.endswith("\n") else ""))
+        sys.stdout.flush()
+
+    def lines(self, document: object, texts: Iterable[str]) -> None:
+        """Print one bare value a line, or `document` as JSON."""
+        if self.as_json:
+            self.document(document)
+        else:
+            for text in texts:
+                line(text)
+
+    def fields(self, document: dict[str, object]) -> None:
+        """Print one thing: as JSON, or its fields by name."""
+        self.table(document, Table(("field", "value"), list(document.items())))
+
+    def document(self, document: object) -> None:
+        """Print `document` as JSON."""
+        line(json.dumps(document, indent=2, ensure_ascii=False))
+
+    def note(self, text: str) -> None:
+        """Tell a person something, on stderr; silent under `--json`."""
+        if not self.as_json:
+            line(text, sys.stderr)
+
+    def sheet(self, title: str, parts: Iterable[tuple[str, str]]) -> None:
+        """Tell a person a title and titled commands, on stderr.
+
+        Nothing frames the commands and nothing wraps them: they are there to be copied.
+        """
+        if not sys.stderr.isatty():
+            self.note("\n\n".join([title, *(f"# {name}\n{code}" for name, code in parts)]) + "\n")
+            return
+        from rich.rule import Rule
+        from rich.text import Text
+
+        terminal = console(colour=self.colour, stderr=True)
+        terminal.print(Rule(Text(title, "bold green"), style="green"))
+        for name, code in parts:
+            terminal.print(Text(f"\n# {name}", "dim"))
+            terminal.print(Text(code, "bold"), soft_wrap=True)
+        terminal.print()
+        terminal.print(Rule(style="green"))
+
+    def error(self, message: str, *, code: str, hint: str | None) -> None:
+        """Print why a command failed, and how to mend it, on stderr."""
+        if self.as_json:
+            error = {"code": code, "message": message, "hint": hint}
+            line(json.dumps({"error": error}, ensure_ascii=False), sys.stderr)
+            return
+        line(f"error: {message}", sys.stderr)
+        if hint:
+            line(f"hint: {hint}", sys.stderr)
+
+
+def line(text: str, stream: TextIO | None = None) -> None:
+    """Write one line at once, to stdout unless told otherwise."""
+    (stream or sys.stdout).write(text + "\n")
+    (stream or sys.stdout).flush()
+
+
+def plain(cell: object) -> str:
+    """Give a cell as text that cannot break its line, nor steer a terminal."""
+    return "".join(char if char.isprintable() else " " for char in str(cell))
+
+
+def console(*, colour: bool, stderr: bool = False) -> "Console":
+    """Make a rich console that keeps to `--no-color`, NO_COLOR and TERM=dumb."""
+    from rich.console import Console
+
+    wanted = colour and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Console(stderr=stderr, color_system="auto" if wanted else None, highlight=False)
+
+
+def rich_table(table: Table) -> "RenderableType":
+    """Turn `table` into rich's own, with its texts taken literally."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    made = RichTable(
+        box=box.SIMPLE_HEAD,
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        show_footer=table.footer is not None,
+    )
+    for number, column in enumerate(table.columns):
+        footer = "" if table.footer is None else plain(table.footer[number])
+        made.add_column(
+            column,
+            justify="right" if column in table.numbers else "left",
+            footer=Text(footer, "bold"),
+            overflow="fold",
+            no_wrap=column == "id" or column in table.numbers,
+        )
+    for row in table.rows:
+        made.add_row(*(Text("-", "dim") if cell is None else Text(plain(cell)) for cell in row))
+    return made

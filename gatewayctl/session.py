@@ -1,0 +1,96 @@
+"""One run of the command line: the only door to the configuration and the store."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gatewayctl.exits import CommandError, ExitStatus
+from gatewayctl.output import Output
+
+if TYPE_CHECKING:  # takes longer to import than `--help` may take
+    from server.config.load import Settings
+
+
+@dataclass(slots=True)
+class Session:
+    """What the global options chose, and the ways in that follow from it."""
+
+    out: Output = field(default_factory=Output)
+    config_file: Path | None = None
+
+    @classmethod
+    def of(cls, ctx: Any) -> "Session":
+        """Find the session of a running command."""
+        session = ctx.find_object(cls)
+        return session if session is not None else cls()
+
+    def find_config(self) -> Path:
+        """Find the config file, or raise ConfigError."""
+        from server.config.load import find
+
+        return find(self.config_file, os.environ, Path.cwd())
+
+    def settings(self) -> "Settings":
+        """Load the configuration, with its warnings on stderr.
+
+        Raises:
+            ConfigError: there is none, or it cannot be used.
+        """
+        from server.config.load import load
+
+        settings = load(self.find_config())
+        for warning in settings.warnings:
+            self.out.note(f"warning: {warning}")
+        return settings
+
+    @contextmanager
+    def reading(self) -> Iterator["Settings"]:
+        """Open the store for reading alone."""
+        from server.store.db import open_database
+        from server.store.problems import translated
+
+        settings = self.settings()
+        with store_failures(), translated():
+            database = open_database(settings.database_path, query_only=True)
+            try:
+                yield settings
+            finally:
+                database.close()
+
+    @contextmanager
+    def changing(self) -> Iterator["Settings"]:
+        """Open the store and hold one transaction, committed when the block ends well."""
+        from server.store.db import open_database, transaction
+
+        settings = self.settings()
+        with store_failures():
+            database = open_database(settings.database_path)
+            try:
+                with transaction():
+                    yield settings
+            finally:
+                database.close()
+
+
+@contextmanager
+def store_failures() -> Iterator[None]:
+    """Turn what the store says about its file into how a command ends."""
+    from server.store import problems
+
+    try:
+        yield
+    except problems.NoDatabase as exc:
+        raise CommandError(str(exc), status=ExitStatus.NOT_FOUND, code="no_database") from exc
+    except problems.StoreError as exc:
+        code = _STORE_CODES.get(type(exc).__name__, "store_unusable")
+        raise CommandError(str(exc), status=ExitStatus.UNAVAILABLE, code=code) from exc
+
+
+_STORE_CODES = {
+    "SchemaTooOld": "schema_too_old",
+    "SchemaTooNew": "schema_too_new",
+    "LockHeld": "locked",
+}
