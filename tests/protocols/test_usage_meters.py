@@ -1,0 +1,335 @@
+"""Meters: the same usage however the bytes were cut, and no count that cannot be."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import UpstreamError
+from server.protocols.sse import EventSplitter
+from server.protocols.usage import (
+    ChatMeter,
+    MessagesMeter,
+    ReportedError,
+    Usage,
+    read_chat_response,
+    read_messages_response,
+)
+
+DATA = Path(__file__).parent.parent / "data"
+GOLDEN = [
+    (MessagesMeter, "messages_text", Usage(25, 2000, 60, 40, 42), "end_turn"),
+    (MessagesMeter, "messages_tools", Usage(310, 12, 0, None, 77), "tool_use"),
+    (MessagesMeter, "messages_error", Usage(9, None, None, None, 1), None),
+    (ChatMeter, "chat_text", Usage(40, 64, 16, None, 33), "stop"),
+    (ChatMeter, "chat_tools", Usage(50, None, None, None, 20), "tool_calls"),
+    (ChatMeter, "chat_error", Usage(), None),
+]
+
+
+def metered(meter_class, stream, cuts=()):
+    splitter, meter = EventSplitter(), meter_class()
+    edges = [0, *sorted(cuts), len(stream)]
+    for at, start in enumerate(edges[:-1]):
+        whole = splitter.feed(stream[start : edges[at + 1]])
+        if whole:
+            meter.feed(whole)
+    return meter
+
+
+def everything(meter):
+    return {**vars(meter), "estimate": meter.estimated_output_tokens()}
+
+
+def message_event(kind, **members):
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **members})}\n\n".encode()
+
+
+def chunk(**members):
+    return b"data: " + json.dumps({"id": "c", "model": "m", **members}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize(("meter_class", "name", "usage", "stop_reason"), GOLDEN)
+def test_a_golden_stream_is_metered(meter_class, name, usage, stop_reason):
+    meter = metered(meter_class, (DATA / f"{name}.sse").read_bytes())
+
+    assert (meter.usage, meter.stop_reason, meter.anomaly) == (usage, stop_reason, None)
+    assert meter.started
+    assert meter.finished == (not name.endswith("error"))
+    assert (meter.error is None) == meter.finished
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize(("meter_class", "name", "usage", "stop_reason"), GOLDEN)
+def test_any_cut_gives_the_same_usage(meter_class, name, usage, stop_reason, line_end):
+    stream = (DATA / f"{name}.sse").read_bytes().replace(b"\n", line_end)
+    wanted = everything(metered(meter_class, stream))
+
+    @settings(deadline=None, max_examples=30)
+    @given(st.lists(st.integers(0, len(stream))))
+    def check(cuts):
+        assert everything(metered(meter_class, stream, cuts)) == wanted
+
+    check()
+    assert everything(metered(meter_class, stream, range(len(stream)))) == wanted
+    assert (wanted["usage"], wanted["stop_reason"]) == (usage, stop_reason)
+
+
+def test_identity_and_error_are_told():
+    messages = metered(MessagesMeter, (DATA / "messages_error.sse").read_bytes())
+    chat = metered(ChatMeter, (DATA / "chat_error.sse").read_bytes())
+
+    assert (messages.message_id, messages.model) == ("msg_demo1", "claude-demo")
+    assert messages.error == ReportedError("overloaded_error", "Overloaded")
+    assert (chat.message_id, chat.model) == ("chatcmpl-demo1", "gpt-demo")
+    assert chat.error == ReportedError("server_error", "The server had an error")
+
+
+def test_text_that_imitates_events_fools_neither_meter():
+    lies = [
+        'event: error\ndata: {"type":"error","error":{"type":"x","message":"y"}}\n\n',
+        '{"type":"message_stop"}',
+        "message_stop",
+        "usage",
+        "error",
+        "[DONE]",
+        '{"usage":{"output_tokens":5,"completion_tokens":5}}',
+        '"finish_reason":"stop"',
+    ]
+    messages, chat = MessagesMeter(), ChatMeter()
+
+    for lie in lies:
+        delta = {"type": "text_delta", "text": lie}
+        messages.feed(message_event("content_block_delta", index=0, delta=delta))
+        chat.feed(chunk(choices=[{"delta": {"content": lie}, "finish_reason": None}], error=None))
+
+    for meter in (messages, chat):
+        assert meter.started
+        assert (meter.finished, meter.error, meter.stop_reason) == (False, None, None)
+        assert (meter.usage, meter.anomaly) == (Usage(), None)
+
+
+def test_comments_and_pings_alone_do_not_start_an_answer():
+    chat = ChatMeter()
+    chat.feed(b": ping\n\n: ping\n\n")
+
+    assert not chat.started
+    assert chat.estimated_output_tokens() <= 4
+
+
+@pytest.mark.parametrize("kind", ["message_start", "message_delta", "error", "ping", "novel"])
+def test_usage_counts_from_any_messages_event(kind):
+    meter = MessagesMeter()
+    meter.feed(message_event("message_start", message={"usage": {"input_tokens": 1}}))
+    meter.feed(message_event(kind, usage={"input_tokens": 7, "output_tokens": 0}))
+
+    assert (meter.usage.input_tokens, meter.usage.output_tokens) == (7, 0)
+
+
+@pytest.mark.parametrize("choices", [[], None, [{"delta": {}, "finish_reason": None}], "odd", [5]])
+def test_usage_counts_from_any_chunk(choices):
+    meter = ChatMeter()
+    meter.feed(chunk(choices=[{"delta": {"role": "assistant"}}], usage=None))
+    meter.feed(chunk(choices=choices, usage={"prompt_tokens": 3, "completion_tokens": 0}))
+
+    assert meter.usage == Usage(3, None, None, None, 0)
+
+
+def test_the_last_count_wins_and_nothing_is_summed():
+    meter = ChatMeter()
+    for count in (5, 9, 7):
+        meter.feed(chunk(choices=[], usage={"prompt_tokens": 2, "completion_tokens": count}))
+
+    assert (meter.usage.output_tokens, meter.usage.total_tokens) == (7, 9)
+
+
+def test_zero_is_zero_and_missing_is_missing():
+    body = b'{"usage":{"input_tokens":0,"output_tokens":null,"cache_read_input_tokens":0}}'
+
+    usage = read_messages_response(body).usage
+
+    assert usage == Usage(0, 0, None, None, None)
+    assert (usage.cache_write_tokens, usage.total_input_tokens, usage.total_tokens) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("usage", "writes", "is_odd"),
+    [
+        ({"cache_creation_input_tokens": 100}, (100, None), False),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 5}}, (None, 5), False),
+        (
+            {
+                "cache_creation_input_tokens": 100,
+                "cache_creation": {"ephemeral_1h_input_tokens": 30},
+            },
+            (70, 30),
+            False,
+        ),
+        (
+            {
+                "cache_creation_input_tokens": 100,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 10,
+                    "ephemeral_1h_input_tokens": 30,
+                },
+            },
+            (70, 30),
+            True,
+        ),
+        (
+            {
+                "cache_creation_input_tokens": 10,
+                "cache_creation": {
+                    "ephemeral_5m_input_tokens": 10,
+                    "ephemeral_1h_input_tokens": 30,
+                },
+            },
+            (10, 30),
+            True,
+        ),
+        ({"cache_creation_input_tokens": 4, "cache_creation": None}, (4, None), False),
+        ({"cache_creation_input_tokens": 4, "cache_creation": [1]}, (4, None), True),
+    ],
+)
+def test_cache_writes_are_split_by_lifetime_and_doubt_bills_the_larger(usage, writes, is_odd):
+    meter = read_messages_response(json.dumps({"usage": usage}).encode())
+
+    assert (meter.usage.cache_write_5m_tokens, meter.usage.cache_write_1h_tokens) == writes
+    assert (meter.anomaly is not None) == is_odd
+
+
+def test_more_cached_than_prompted_is_zero_input_and_an_anomaly():
+    meter = read_chat_response(
+        b'{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}'
+    )
+
+    assert meter.usage == Usage(0, 9, None, None, None)
+    assert meter.anomaly == "prompt_tokens is 4 below its cached part"
+
+
+@pytest.mark.parametrize(
+    "odd", ["-1", "1e18", "1.5", "12.0", '"7"', "true", "[]", "{}", str(2**53 + 1), "9" * 6000]
+)
+def test_a_count_that_cannot_be_is_passed_over(odd):
+    messages, chat = MessagesMeter(), ChatMeter()
+    messages.feed(message_event("message_start", message={"usage": {"output_tokens": 3}}))
+    chat.feed(chunk(choices=[], usage={"completion_tokens": 3}))
+    messages.feed(b'data: {"type":"message_delta","usage":{"output_tokens":%b}}\n\n' % odd.encode())
+    chat.feed(b'data: {"choices":[],"usage":{"completion_tokens":%b}}\n\n' % odd.encode())
+
+    for meter in (messages, chat):
+        assert meter.usage.output_tokens == 3
+        assert "is not a count" in meter.anomaly
+
+
+@pytest.mark.parametrize("odd", [b"5", b'"x"', b"[1]", b"true", b"[" * 5000, b'{"a":\xff}'])
+def test_usage_of_an_odd_shape_is_an_anomaly_and_nothing_more(odd):
+    messages, chat = MessagesMeter(), ChatMeter()
+    messages.feed(b'data: {"type":"message_start","usage":%b}\n\n' % odd)
+    chat.feed(b'data: {"choices":[],"usage":%b}\n\n' % odd)
+
+    for meter in (messages, chat):
+        assert meter.usage == Usage()
+        assert meter.started
+        assert meter.anomaly is not None or odd == b'{"a":\xff}'
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.lists(st.sampled_from(
+    [b"data: ", b'{"', b"usage", b'":', b"{", b"}", b"null", b'"message_stop"', b'"type":', b"\n\n",
+     b'"error":', b"[DONE]", b"\xff", b"event: error\n", b'"choices":[', b"]", b",", b'"', b"1e9",
+     b'"message_start"', b'"message":', b'"delta":', b'"finish_reason":"', b"-5", b"\r"]
+), max_size=40))  # fmt: skip
+def test_no_garbage_makes_a_meter_raise_or_count_below_zero(parts):
+    for meter in (MessagesMeter(), ChatMeter()):
+        meter.feed(b"".join(parts) + b"\n\n")
+        assert meter.estimated_output_tokens() >= 0
+        assert meter.output_bytes_seen >= 0
+        assert meter.usage.total_tokens >= 0
+
+
+def test_an_error_event_that_cannot_be_read_is_an_error_all_the_same():
+    meter = MessagesMeter()
+    meter.feed(b"event: error\ndata: <html>\n\n")
+
+    assert meter.error == ReportedError("error", "<html>")
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (b'"boom"', ReportedError("error", "boom")),
+        (b'{"message":"boom","code":500}', ReportedError("error", "boom")),
+        (b'{"type":"t","message":"boom"}', ReportedError("t", "boom")),
+        (b"{}", ReportedError("error", "{}")),
+        (b'"\xff"', ReportedError("error", '"\ufffd"')),
+        (b"null", None),
+    ],
+)
+def test_an_error_in_a_chunk_is_told_whatever_its_shape(raw, error):
+    meter = ChatMeter()
+    meter.feed(chunk(choices=[]))
+    meter.feed(b'data: {"error":%b}\n\n' % raw)
+
+    assert meter.error == error
+
+
+def test_the_estimate_counts_text_and_not_its_wrapping():
+    messages, chat = MessagesMeter(), ChatMeter()
+    words = ["x" * 40] * 50
+    messages.feed(message_event("message_start", message={"id": "m", "model": "c" * 100}))
+    chat.feed(chunk(system_fingerprint="f" * 100, choices=[{"delta": {"role": "assistant"}}]))
+    for word in words:
+        delta = {"type": "text_delta", "text": word}
+        messages.feed(message_event("content_block_delta", index=0, delta=delta))
+        chat.feed(chunk(system_fingerprint="f" * 100, choices=[{"delta": {"content": word}}]))
+
+    assert 500 <= messages.estimated_output_tokens() <= 700
+    assert 500 <= chat.estimated_output_tokens() <= 550
+
+
+def test_the_estimate_counts_at_least_one_token_for_each_delta():
+    meter = MessagesMeter()
+    delta = b'data: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
+    meter.feed(delta * 30)
+
+    assert meter.estimated_output_tokens() == 30
+
+
+def test_a_whole_messages_answer_is_read():
+    body = {
+        "id": "msg_1",
+        "type": "message",
+        "model": "claude",
+        "content": [{"type": "text", "text": '"usage"'}],
+        "stop_reason": "max_tokens",
+        "usage": {"input_tokens": 3, "output_tokens": 4},
+    }
+
+    meter = read_messages_response(json.dumps(body).encode())
+
+    assert (meter.message_id, meter.model, meter.stop_reason) == ("msg_1", "claude", "max_tokens")
+    assert (meter.usage, meter.finished) == (Usage(3, None, None, None, 4), True)
+
+
+def test_a_whole_chat_answer_is_read():
+    body = {
+        "id": "c_1",
+        "model": "gpt",
+        "choices": [{"index": 0, "finish_reason": "length", "message": {"content": "x" * 400}}],
+    }
+
+    meter = read_chat_response(json.dumps(body).encode())
+
+    assert (meter.message_id, meter.model, meter.stop_reason) == ("c_1", "gpt", "length")
+    assert (meter.usage, meter.finished) == (Usage(), True)
+    assert meter.estimated_output_tokens() >= 100
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"x"', b"{", b"[" * 5000])
+@pytest.mark.parametrize("read", [read_messages_response, read_chat_response])
+def test_a_whole_answer_that_is_no_object_is_an_upstream_error(read, body):
+    with pytest.raises(UpstreamError, match="is not"):
+        read(body)
