@@ -65,9 +65,13 @@ def test_an_empty_object_joins_to_an_empty_object():
         (b'{"a":["\xff"]}', r"not UTF-8 \(byte 7\)"),
         (b'{"a":"\xed\xa0\x80"}', "not UTF-8"),
         (b'\xef\xbb\xbf{"a":1}', "not valid JSON"),
-        (b"[" * 100_000, "must be a JSON object"),
-        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        pytest.param(b"[" * 100_000, "must be a JSON object", id="100,000 brackets"),
+        pytest.param(
+            b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply", id="deep array"
+        ),
+        pytest.param(
+            b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply", id="deep object"
+        ),
     ],
 )
 def test_what_is_not_a_json_object_is_refused_with_a_reason(raw, sentence):
@@ -207,7 +211,7 @@ def test_plain_text_as_response_format_is_no_schema():
         ({"max_tokens": "5"}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"max_tokens": 10**18}, "max_tokens"),
-        ({"max_tokens": int("9" * 4000)}, "max_tokens"),
+        pytest.param({"max_tokens": int("9" * 4000)}, "max_tokens", id="4,000 digits"),
     ],
 )
 def test_a_wrong_type_is_refused_naming_the_field(read, members, param):

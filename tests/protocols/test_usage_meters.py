@@ -210,7 +210,19 @@ def test_more_cached_than_prompted_is_zero_input_and_an_anomaly():
 
 
 @pytest.mark.parametrize(
-    "odd", ["-1", "1e18", "1.5", "12.0", '"7"', "true", "[]", "{}", str(2**53 + 1), "9" * 6000]
+    "odd",
+    [
+        "-1",
+        "1e18",
+        "1.5",
+        "12.0",
+        '"7"',
+        "true",
+        "[]",
+        "{}",
+        str(2**53 + 1),
+        pytest.param("9" * 6000, id="6,000 digits"),
+    ],
 )
 def test_a_count_that_cannot_be_is_passed_over(odd):
     messages, chat = MessagesMeter(), ChatMeter()
@@ -224,7 +236,9 @@ def test_a_count_that_cannot_be_is_passed_over(odd):
         assert "is not a count" in meter.anomaly
 
 
-@pytest.mark.parametrize("odd", [b"5", b'"x"', b"[1]", b"true", b"[" * 5000, b'{"a":\xff}'])
+@pytest.mark.parametrize(
+    "odd", [b"5", b'"x"', b"[1]", b"true", pytest.param(b"[" * 5000, id="deep"), b'{"a":\xff}']
+)
 def test_usage_of_an_odd_shape_is_an_anomaly_and_nothing_more(odd):
     messages, chat = MessagesMeter(), ChatMeter()
     messages.feed(b'data: {"type":"message_start","usage":%b}\n\n' % odd)
@@ -328,7 +342,9 @@ def test_a_whole_chat_answer_is_read():
     assert meter.estimated_output_tokens() >= 100
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b'"x"', b"{", b"[" * 5000])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[]", b"null", b'"x"', b"{", pytest.param(b"[" * 5000, id="deep")]
+)
 @pytest.mark.parametrize("read", [read_messages_response, read_chat_response])
 def test_a_whole_answer_that_is_no_object_is_an_upstream_error(read, body):
     with pytest.raises(UpstreamError, match="is not"):
