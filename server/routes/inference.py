@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine
 
 from server.calls import Call
-from server.errors import GatewayError, Unavailable
+from server.errors import GatewayError, InvalidApiKey, Unavailable
 from server.gateway import Flight
 from server.protocols import Protocol
 from server.protocols.by_protocol import render_event
@@ -35,6 +35,8 @@ def _handler(
             async with flight:
                 await _relay(request, flight, protocol)
         except GatewayError as err:
+            if isinstance(err, InvalidApiKey):
+                wire.forget(services_of(request))
             await wire.refuse(request, err, protocol)
 
     return serve
@@ -44,7 +46,7 @@ async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> F
     services = services_of(request)
     if services.is_draining:
         raise Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
-    caller = wire.authenticate(request, services)  # before a byte of the body is read
+    caller = wire.recognise(request, services)  # before a byte of the body is read
     raw = await wire.read_body(request, services.body_limit_bytes)
     call = Call(caller, protocol, tool, request.headers, raw, wire.request_id(request))
     return services.gateway.serve(call)

@@ -9,6 +9,7 @@ from sanic import Request
 from server.config.load import Settings
 from server.gateway import Gateway
 from server.store.db import Store
+from server.tenants.keys import Caller
 
 
 @dataclass(slots=True)
@@ -20,6 +21,7 @@ class Services:
     gateway: Gateway
     started_at: datetime
     is_draining: bool = False
+    callers: dict[str, Caller] = field(default_factory=dict)  # digest of what was presented
     touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used
 
     @property

@@ -16,8 +16,7 @@ class Inflater:
     """
 
     def __init__(self, encoding: bytes) -> None:
-        if encoding not in (b"gzip", b"x-gzip", b"deflate"):
-            raise UpstreamError("The provider compressed its answer in a way nobody asked for.")
+        self._is_known = encoding in (b"gzip", b"x-gzip", b"deflate")
         self._inflate = zlib.decompressobj(wbits=47 if encoding != b"deflate" else 15)
         self._taken = self._given = 0
 
@@ -25,8 +24,10 @@ class Inflater:
         """Give what `data` inflates to.
 
         Raises:
-            UpstreamError: the data is damaged, or inflates beyond the limits.
+            UpstreamError: unknown encoding, damaged data, or more than the limits allow.
         """
+        if not self._is_known:
+            raise UpstreamError("The provider compressed its answer in a way nobody asked for.")
         self._taken += len(data)
         limit = max(FREE_BYTES, self._taken * RATIO_LIMIT) - self._given
         try:

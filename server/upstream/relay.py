@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from server.errors import GatewayError, UpstreamError
 from server.protocols import Protocol, envelopes, sse, usage
@@ -30,7 +29,7 @@ class Relay:
         self._protocol = protocol
         self._streaming = streaming
         self._hide_usage = hide_usage
-        self._feed: Callable[[bytes], None] = self._collect
+        self._is_event_stream = False
         self._inflater: Inflater | None = None
         self._whole: list[bytes] = []
         self._whole_bytes = 0
@@ -102,21 +101,20 @@ class Relay:
         self.head = head
         encoding = (head.get(b"content-encoding") or b"identity").strip().lower()
         if encoding != b"identity":
-            self._try(lambda: setattr(self, "_inflater", Inflater(encoding)))
+            self._inflater = Inflater(encoding)
         kind = (head.get(b"content-type") or b"").lower()
         if self._streaming and head.status == 200 and kind.startswith(b"text/event-stream"):
-            self._feed = self._relay_events
+            self._is_event_stream = True
 
     def on_data(self, data: bytes) -> None:
         if self.over.done():
             return
         if self.first_byte_at is None:
             self.first_byte_at = time.monotonic()
-        inflater = self._inflater
-        if inflater is None:
-            self._try(lambda: self._feed(data))
-        else:
-            self._try(lambda: self._feed(inflater.feed(data)))
+        try:
+            self._take(data)
+        except GatewayError as err:
+            self._finish(err)
 
     def on_end(self, error: GatewayError | None) -> None:
         # The connection may carry another exchange from now on: it is not ours to pause or close.
@@ -127,16 +125,23 @@ class Relay:
         if self.meter.finished:
             error = None  # the answer was whole; how the connection ended does not matter
         if error is None:
-            self._try(self._check_end)  # finishes with what is wrong, if anything is
+            try:
+                self._check_end()
+            except GatewayError as err:
+                error = err
         self._finish(error)
 
     # inside
 
-    def _try(self, step: Callable[[], None]) -> None:
-        try:
-            step()
-        except GatewayError as err:
-            self._finish(err)
+    def _take(self, data: bytes) -> None:
+        if self._inflater is not None:
+            data = self._inflater.feed(data)
+        if self._is_event_stream:
+            events = self._splitter.feed(data)
+            if events:
+                self._meter_events(events)
+        else:
+            self._collect(data)
 
     def _finish(self, error: GatewayError | None) -> None:
         if not self.over.done():
@@ -147,11 +152,6 @@ class Relay:
         if self._whole_bytes > WHOLE_LIMIT_BYTES:
             raise UpstreamError("The provider's answer is larger than the gateway takes.")
         self._whole.append(data)
-
-    def _relay_events(self, data: bytes) -> None:
-        events = self._splitter.feed(data)
-        if events:
-            self._meter_events(events)
 
     def _meter_events(self, events: bytes) -> None:
         ended = self.meter.finished
@@ -185,7 +185,7 @@ class Relay:
     def _check_end(self) -> None:
         if self._inflater is not None and not self._inflater.is_whole:
             raise UpstreamError("The provider cut its answer short.")
-        if self._feed == self._collect:
+        if not self._is_event_stream:
             self._check_whole()
             return
         if self._splitter.pending:  # the last event may lack its blank line
