@@ -12,17 +12,26 @@ if TYPE_CHECKING:  # rich is slow to import, and a piped command never needs it
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A cell that people see as a bar: `part` of `whole`."""
+
+    part: int
+    whole: int
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """Rows under named columns; columns named in `numbers` are set to the right.
 
-    None is a cell without a value: empty when piped, a dash for people.
+    None is a cell without a value: empty when piped, a dash for people, who are not shown a
+    column without any value. `sections` are further rows for people, each under a heading.
     """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[object]]
     numbers: frozenset[str] = frozenset()
     title: str | None = None
-    footer: Sequence[object] | None = None
+    sections: Sequence[tuple[str, Sequence[Sequence[object]]]] = ()
 
 
 @dataclass(slots=True)
@@ -135,23 +144,40 @@ def rich_table(table: Table) -> "RenderableType":
     from rich.table import Table as RichTable
     from rich.text import Text
 
+    rows = [*table.rows, *(row for _, section in table.sections for row in section)]
+    shown = [at for at in range(len(table.columns)) if any(row[at] is not None for row in rows)]
     made = RichTable(
         box=box.SIMPLE_HEAD,
         title=table.title,
         title_justify="left",
         title_style="bold",
         header_style="bold",
-        show_footer=table.footer is not None,
     )
-    for number, column in enumerate(table.columns):
-        footer = "" if table.footer is None else plain(table.footer[number])
+    for column in (table.columns[at] for at in shown):
+        is_number = column in table.numbers
         made.add_column(
             column,
-            justify="right" if column in table.numbers else "left",
-            footer=Text(footer, "bold"),
+            justify="right" if is_number else "left",
             overflow="fold",
-            no_wrap=column == "id" or column in table.numbers,
+            no_wrap=is_number or column == "id",
+            max_width=_BAR_WIDTH if column == "share" else None,
         )
-    for row in table.rows:
-        made.add_row(*(Text("-", "dim") if cell is None else Text(plain(cell)) for cell in row))
+    for heading, section in (("", table.rows), *table.sections):
+        made.add_section()
+        if heading:
+            made.add_row(Text(heading, "bold"))
+        for row in section:
+            made.add_row(*(_rich_cell(row[at]) for at in shown))
     return made
+
+
+def _rich_cell(cell: object) -> "RenderableType":
+    from rich.bar import Bar
+    from rich.text import Text
+
+    if isinstance(cell, Share):
+        return Bar(max(cell.whole, 1), 0, cell.part, color="green")
+    return Text("-", "dim") if cell is None else Text(plain(cell))
+
+
+_BAR_WIDTH = 24

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from gatewayctl.exits import CommandError
 from gatewayctl.session import store_failures
 from server.config.schema import Server
-from server.lifecycle import PortTaken
 
 
 @contextmanager
 def serving() -> Iterator[None]:
     """Turn what keeps a server from serving into how a command ends."""
+    from server.lifecycle import PortTaken
+
     try:
         with store_failures():
             yield

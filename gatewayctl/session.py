@@ -23,9 +23,9 @@ class Session:
 
     @classmethod
     def of(cls, ctx: Any) -> "Session":
-        """Find the session of a running command."""
-        session = ctx.find_object(cls)
-        return session if session is not None else cls()
+        """Find the session that `main` gave to the running command."""
+        session: Session = ctx.find_object(cls)
+        return session
 
     def find_config(self) -> Path:
         """Find the config file, or raise ConfigError."""
@@ -48,7 +48,7 @@ class Session:
 
     @contextmanager
     def reading(self) -> Iterator["Settings"]:
-        """Open the store for reading alone."""
+        """Open the store for reading alone; the block sees one moment of it."""
         from server.store.db import open_database
         from server.store.problems import translated
 
@@ -56,7 +56,8 @@ class Session:
         with store_failures(), translated():
             database = open_database(settings.database_path, query_only=True)
             try:
-                yield settings
+                with database.transaction("DEFERRED"):
+                    yield settings
             finally:
                 database.close()
 

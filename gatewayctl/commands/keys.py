@@ -34,7 +34,7 @@ KeyId = Annotated[
 @app.command("create")
 def create(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(help="Who or what will use the key.")],
+    name: Annotated[str, typer.Argument(help="Who or what will use the key.", metavar="NAME")],
     *,
     billing: Annotated[
         Billing, typer.Option(help="How its requests are paid for.")

@@ -1,23 +1,33 @@
 """`gatewayctl models`: look at the models, and check their upstreams."""
 
 import os
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from gatewayctl.exits import CommandError, ExitStatus
-from gatewayctl.options import noun
+from gatewayctl.options import completed_by, noun
 from gatewayctl.output import Table
 from gatewayctl.reach import Reach, reach
 from gatewayctl.session import Session
 from server.config.load import Settings, resolve_reference
 from server.config.schema import Config
+from server.routing.catalog import unknown_model
 
 app = noun("Look at the models, and check their upstreams.")
 
 _PRICES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 _COLUMNS = ("id", "targets", *_PRICES, "aliases")
 _CHECKED = ("upstream", "protocol", "key", "connects", "answers", "detail")
+
+
+def _names(session: Session) -> list[tuple[str, str]]:
+    return [(name, "a model") for name in session.settings().config.models]
+
+
+ModelName = Annotated[
+    str, typer.Argument(help="The model.", metavar="NAME", autocompletion=completed_by(_names))
+]
 
 
 @app.command("list")
@@ -29,6 +39,18 @@ def list_models(ctx: typer.Context) -> None:
     rows = [_row(model) for model in found]
     document = {"object": "list", "data": found, "has_more": False}
     session.out.table(document, Table(_COLUMNS, rows, numbers=frozenset(_PRICES)))
+
+
+@app.command("show")
+def show(ctx: typer.Context, name: ModelName) -> None:
+    """Show one model."""
+    session = Session.of(ctx)
+    config = session.settings().config
+    if name not in config.models:
+        raise unknown_model(name, config.models)
+    model = _as_json(config, name)
+    rows = zip(_COLUMNS, _row(model), strict=True)
+    session.out.table(model, Table(("field", "value"), list(rows)))
 
 
 @app.command("check")

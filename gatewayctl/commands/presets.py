@@ -51,7 +51,8 @@ def show(ctx: typer.Context, tool: ToolName) -> None:
     skills = ", ".join(
         skill["name"] + ("" if skill["enabled"] else " (off)") for skill in preset["skills"]
     )
-    rows = [[name, skills if name == "skills" else value] for name, value in preset.items()]
+    shown = preset | {"skills": skills, "inject_when": f"tools: {preset['inject_when']['tools']}"}
+    rows = list(shown.items())
     session.out.table(preset, Table(("field", "value"), rows))
 
 

@@ -9,6 +9,7 @@ import typer
 from gatewayctl.bootstrap import Completed, complete
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import HostOption, PortOption, noun
+from gatewayctl.serving import serving
 from gatewayctl.session import Session
 from gatewayctl.welcome import ways_to_call
 from server import clock
@@ -25,7 +26,6 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
     A second run reuses everything. A key's secret is shown only when it is made, so a key is
     minted only if none is active.
     """
-    from gatewayctl.serving import serving
     from server import lifecycle
 
     session, now = Session.of(ctx), clock.now()
@@ -43,9 +43,8 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
         with serving():
             status = lifecycle.serve(done.settings, host=host, port=port, ready=ready)
     finally:
-        if done.minted is not None and not told:
-            # It would be lost: only its hash is stored.
-            session.out.note(f"The key was made all the same: {done.minted.secret}")
+        if not told:
+            _save_secret(session, done)
     raise typer.Exit(status)
 
 
@@ -57,6 +56,13 @@ def _require_stopped(done: Completed) -> None:
             code="locked",
             hint="Call it, or stop it first; `gatewayctl keys create NAME` mints another key.",
         )
+
+
+def _save_secret(session: Session, done: Completed) -> None:
+    """Print a key that was made although nothing serves: only its hash is stored."""
+    if done.minted is not None:
+        session.out.note("The key was made all the same, and is shown only now:")
+        session.out.value(_as_json(done, None), done.minted.secret)
 
 
 def _tell(session: Session, done: Completed, url: str) -> None:
@@ -71,7 +77,7 @@ def _tell(session: Session, done: Completed, url: str) -> None:
     session.out.note("Ctrl-C stops the gateway; nothing under way is lost.")
 
 
-def _as_json(done: Completed, url: str) -> dict[str, Any]:
+def _as_json(done: Completed, url: str | None) -> dict[str, Any]:
     minted = done.minted
     key = None
     if minted is not None:

@@ -3,6 +3,7 @@
 import typer
 
 from gatewayctl.options import HostOption, PortOption, noun
+from gatewayctl.serving import exposure, serving
 from gatewayctl.session import Session
 
 app = noun("Run the gateway.")
@@ -14,7 +15,6 @@ def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = Non
 
     A second signal ends it at once.
     """
-    from gatewayctl.serving import exposure, serving
     from server import lifecycle
 
     session = Session.of(ctx)

@@ -14,13 +14,17 @@ app = noun("Create and list tenants. A single team needs only one, `default`.")
 
 _COLUMNS = ("id", "name", "created_at")
 TenantArgument = Annotated[
-    str, typer.Argument(help="The tenant, by name or id.", autocompletion=tenant_names)
+    str,
+    typer.Argument(
+        help="The tenant, by name or id.", metavar="TENANT", autocompletion=tenant_names
+    ),
 ]
 
 
 @app.command("create")
 def create(
-    ctx: typer.Context, name: Annotated[str, typer.Argument(help="What the tenant is called.")]
+    ctx: typer.Context,
+    name: Annotated[str, typer.Argument(help="What the tenant is called.", metavar="NAME")],
 ) -> None:
     """Create a tenant and print its id."""
     session = Session.of(ctx)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
@@ -10,17 +11,17 @@ import typer
 
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import TenantOption, noun
-from gatewayctl.output import Table
+from gatewayctl.output import Share, Table
 from gatewayctl.session import Session
 from server import clock
 from server.errors import InvalidRequest
+from server.store.models import Key
 from server.tenants import tenants
-from server.usage.report import By, Range, Report, Row, parse_range, parse_zone, report
+from server.usage.report import COLUMNS, By, Range, Report, Totals, parse_range, parse_zone, report
 
 app = noun("Report requests and tokens.")
 
 _NUMBERS = ("requests", "input", "cache read", "cache write", "output", "total")
-_BAR_WIDTH = 24
 
 
 @app.command()
@@ -58,11 +59,12 @@ def usage(
     with session.reading():
         owner = tenants.find(tenant).id
         reports = [report(each, days.since, days.until, days.tz, owner) for each in wanted]
+        key_names = _key_names(owner) if for_people else {}
     if csv and not session.out.as_json:
         session.out.text(reports[0].as_csv())
         return
-    for made in reports:
-        session.out.table(made.as_json(), _table(made, for_people=for_people))
+    table = _for_people(reports, key_names) if for_people else _bare(reports[0])
+    session.out.table(reports[0].as_json(), table)
 
 
 def _range(since: str, until: str | None, tz: str) -> Range:
@@ -92,28 +94,41 @@ def _local_zone() -> str:
         return "UTC"
 
 
-def _table(made: Report, *, for_people: bool) -> Table:
-    if not for_people:
-        rows = [[row.label, *row.totals.as_json().values()] for row in made.rows]
-        return Table((made.by.column, *made.total.as_json()), rows)
-    most = max((row.totals.total_tokens for row in made.rows), default=0)
-    bars = made.by is By.DAY
-    rows = [[*_cells(row), *([_bar(row, most)] if bars else [])] for row in made.rows]
+def _bare(made: Report) -> Table:
+    rows = [[row.label, *row.totals.as_json().values()] for row in made.rows]
+    return Table((made.by.column, *COLUMNS), rows)
+
+
+def _for_people(reports: Sequence[Report], key_names: Mapping[str, str]) -> Table:
+    """Draw the first report with its total, and the others below it."""
+    first, *others = reports
+    days = first.range
     return Table(
-        columns=(made.by.value, *_NUMBERS, *([""] if bars else [])),
-        rows=rows,
+        columns=(first.by.value, *_NUMBERS, "share"),
+        rows=_drawn(first, key_names),
         numbers=frozenset(_NUMBERS),
-        title=_title(made) if bars else None,
-        footer=(*_cells(Row("total", made.total)), *([""] if bars else [])) if bars else None,
+        title=f"Usage from {days.since} to {days.until}, {days.tz.key}",
+        sections=[
+            ("", [["total", *_figures(first.total), ""]]),
+            *((f"by {made.by}", _drawn(made, key_names)) for made in others if made.rows),
+        ],
     )
 
 
-def _title(made: Report) -> str:
-    return f"Usage from {made.range.since} to {made.range.until}, {made.range.tz.key}"
+def _drawn(made: Report, key_names: Mapping[str, str]) -> list[list[object]]:
+    most = max((row.totals.total_tokens for row in made.rows), default=0)
+    names = key_names if made.by is By.KEY else {}
+    return [
+        [
+            names.get(row.label or "", row.label),
+            *_figures(row.totals),
+            Share(row.totals.total_tokens, most),
+        ]
+        for row in made.rows
+    ]
 
 
-def _cells(row: Row) -> list[str | None]:
-    sums = row.totals
+def _figures(sums: Totals) -> list[str]:
     figures = (
         sums.requests,
         sums.input_tokens,
@@ -122,9 +137,10 @@ def _cells(row: Row) -> list[str | None]:
         sums.output_tokens,
         sums.total_tokens,
     )
-    return [row.label, *(f"{figure:,}" for figure in figures)]
+    return [f"{figure:,}" for figure in figures]
 
 
-def _bar(row: Row, most: int) -> str:
-    """Draw a row's share of the largest; whatever is above zero shows."""
-    return "█" * -(-row.totals.total_tokens * _BAR_WIDTH // most) if most else ""
+def _key_names(tenant_id: int) -> dict[str, str]:
+    """Name each key as people know it, with the end of its id: names need not be unique."""
+    owned = Key.select(Key.public_id, Key.name).where(Key.tenant == tenant_id)
+    return {key.public_id: f"{key.name} …{key.public_id[-6:]}" for key in owned}

@@ -1,10 +1,10 @@
 import itertools
 from datetime import UTC, datetime
 
-import peewee
 import pytest
 
-from server.store import models
+from server.store.db import open_database
+from server.store.migrate import migrate
 from server.store.models import Instance, Key, Request, Tenant
 
 NOW = datetime(2026, 11, 22, 13, 7, tzinfo=UTC)
@@ -12,10 +12,9 @@ NOW = datetime(2026, 11, 22, 13, 7, tzinfo=UTC)
 
 @pytest.fixture
 def store(tmp_path):
-    """An empty SQLite database with all tables, bound to the models."""
-    handle = peewee.SqliteDatabase(tmp_path / "gateway.db", pragmas={"foreign_keys": 1})
-    models.database.initialize(handle)
-    handle.create_tables(models.TABLES)
+    """An empty database, open."""
+    migrate(tmp_path / "gateway.db")
+    handle = open_database(tmp_path / "gateway.db")
     yield handle
     handle.close()
 

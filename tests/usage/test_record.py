@@ -102,7 +102,9 @@ def test_a_request_closes_once_however_often_it_is_asked(opening):
     close_request(opening.request_id, DONE)
     first = stored(row_id)
 
-    assert not close_request(opening.request_id, replace(DONE, outcome=Outcome.CANCELLED, output_tokens=9))
+    assert not close_request(
+        opening.request_id, replace(DONE, outcome=Outcome.CANCELLED, output_tokens=9)
+    )
     assert stored(row_id) == first
 
 
@@ -133,7 +135,7 @@ def test_no_dead_process_leaves_no_orphan(opening):
 
 
 def test_what_closed_an_orphan_cannot_be_closed_again_by_its_ghost(opening):
-    row_id = open_request(opening)
+    open_request(opening)
     close_orphans([opening.instance_id])
 
     assert not close_request(opening.request_id, DONE)

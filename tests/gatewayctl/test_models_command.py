@@ -1,0 +1,152 @@
+import http.server
+import json
+import socket
+import threading
+
+import pytest
+
+
+class _Provider(http.server.BaseHTTPRequestHandler):
+    """Lists models to who has the key, redirects who asks for it."""
+
+    def do_GET(self):
+        self.server.seen.append((self.path, dict(self.headers)))
+        good = "good-fake-key" in self.headers.get("authorization", "")
+        body = b'{"data":[]}'
+        self.send_response(302 if self.server.redirects else 200 if good else 401)
+        self.send_header("location", "/elsewhere")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Keep quiet."""
+
+
+@pytest.fixture
+def provider():
+    with http.server.HTTPServer(("127.0.0.1", 0), _Provider) as server:
+        server.seen, server.redirects = [], False
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def routed(ready, config):
+    """Route `smart` to an upstream of the given protocol at the given port."""
+
+    def route(port, protocol="openai", extra=""):
+        config(
+            "  demo:\n",
+            f"  there:\n    protocol: {protocol}\n    base_url: http://127.0.0.1:{port}/v1\n"
+            f'    api_key: "${{THERE_KEY}}"\n{extra}  demo:\n',
+        )
+        config("upstream: demo, model: demo-smart", "upstream: there, model: some")
+
+    return route
+
+
+def test_models_are_listed_with_targets_prices_and_names(cli, ready):
+    smart = cli("models", "list", "--json").json["data"][0]
+
+    assert smart["id"] == "smart"
+    assert smart["targets"] == [{"upstream": "demo", "model": "demo-smart"}]
+    assert smart["price"]["cache_write_1h"] == "8.00"
+    assert smart["aliases"] == ["auto", "claude-*"]
+    assert cli("models", "show", "smart", "--json").json == smart
+    assert cli("models", "list").rows[0] == [
+        *("smart", "demo/demo-smart", "4.00", "20.00", "0.20", "5.00", "8.00", "auto, claude-*")
+    ]
+
+
+def test_an_unknown_model_is_not_found_with_near_ones(cli, ready):
+    done = cli("models", "show", "smrt")
+
+    assert done.code == 5
+    assert '"smart"' in done.err
+
+
+def test_the_demo_upstream_is_always_fine(cli, ready):
+    done = cli("models", "check", "--json")
+
+    assert done.code == 0
+    assert [(each["upstream"], each["ok"]) for each in done.json["data"]] == [("demo", True)]
+
+
+def test_an_upstream_that_answers_is_fine(cli, provider, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    monkeypatch.setenv("X_TEAM", "platform")
+    routed(provider.server_port, extra='    headers: {x-team: "${X_TEAM}"}\n')
+
+    done = cli("models", "check", "--json")
+
+    there = done.json["data"][0]
+    assert (done.code, there["key"], there["connects"], there["answers"]) == (
+        0,
+        "found",
+        True,
+        True,
+    )
+    path, headers = provider.seen[0]
+    assert path == "/v1/models"
+    assert {name.lower(): value for name, value in headers.items()}["x-team"] == "platform"
+
+
+def test_the_anthropic_protocol_sends_its_own_headers(cli, provider, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    routed(provider.server_port, "anthropic")
+
+    done = cli("models", "check", "--json")
+
+    path, headers = provider.seen[0]
+    sent = {name.lower(): value for name, value in headers.items()}
+    assert done.code == 3
+    assert done.json["data"][0]["status"] == 401
+    assert (path, sent["x-api-key"]) == ("/v1/models", "good-fake-key")
+    assert sent["anthropic-version"] == "2023-06-01"
+
+
+def test_a_missing_key_fails_the_check(cli, provider, routed):
+    routed(provider.server_port)
+
+    done = cli("models", "check", "--json")
+
+    assert done.code == 3
+    assert done.json["data"][0]["key"] == "missing"
+    assert json.loads(done.err)["error"]["code"] == "check_failed"
+
+
+def test_a_redirect_is_not_followed_with_the_key(cli, provider, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    provider.redirects = True
+    routed(provider.server_port)
+
+    assert cli("models", "check").code == 3
+    assert [path for path, _ in provider.seen] == ["/v1/models"]
+
+
+def test_an_upstream_that_is_not_there_fails_the_check(cli, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    with socket.socket() as deaf:  # bound, so that nobody else listens there meanwhile
+        deaf.bind(("127.0.0.1", 0))
+        port = deaf.getsockname()[1]
+        routed(port)
+
+        done = cli("models", "check", "--json")
+
+    there = done.json["data"][0]
+    assert (done.code, there["connects"], there["answers"]) == (3, False, None)
+    assert f"127.0.0.1:{port}" in there["detail"]
+
+
+def test_a_check_in_a_pipe_says_yes_and_no(cli, provider, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "bad-fake-key")
+    routed(provider.server_port)
+
+    done = cli("models", "check")
+
+    assert done.rows[0][:5] == ["there", "openai", "found", "yes", "no"]
+    assert "The upstream there cannot serve." in done.err

@@ -1,0 +1,230 @@
+"""`serve`, `quickstart` and `mock` as real processes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+LAUNCH = "import sys; from gatewayctl.main import run; sys.exit(run())"
+PATIENCE_S = 15
+
+
+class Server:
+    """A running `gatewayctl` command; what it wrote so far is in `out` and `err`."""
+
+    def __init__(self, *words):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.out, self.err = [], []
+        self._readers = [
+            threading.Thread(target=target.extend, args=(stream,))
+            for target, stream in ((self.out, self.process.stdout), (self.err, self.process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def document(self):
+        """Wait for the JSON that a server prints once it serves."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            try:
+                return json.loads("".join(self.out))
+            except ValueError:
+                assert self.process.poll() is None, "".join(self.err)
+                time.sleep(0.02)
+        raise TimeoutError("".join(self.out) + "".join(self.err))
+
+    def stop(self, number=signal.SIGTERM):
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(PATIENCE_S)
+        for reader in self._readers:
+            reader.join(PATIENCE_S)
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return code
+
+
+@pytest.fixture
+def start(home):
+    """Start a command, and end it with the test."""
+    started = []
+
+    def call(*words):
+        started.append(Server(*words))
+        return started[-1]
+
+    yield call
+    for server in started:
+        server.stop()
+
+
+def get(url, **headers):
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as reply:
+        return json.loads(reply.read())
+
+
+def ask(url, key, path="/v1/messages"):
+    body = {
+        "model": "auto",
+        "max_tokens": 64,
+        "messages": [{"role": "user", "content": "Say hello."}],
+    }
+    headers = {"x-api-key": key, "content-type": "application/json"}
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=5) as reply:
+        return json.loads(reply.read())
+
+
+@pytest.fixture
+def taken():
+    """A port that somebody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield str(listener.getsockname()[1])
+
+
+def test_quickstart_sets_up_and_serves_and_a_second_run_reuses_everything(start, cli, home):
+    first = start("quickstart", "--port", "0", "--json")
+    made = first.document()
+
+    reply = ask(made["url"], made["key"]["secret"], "/claudecode/v1/messages")
+    assert reply["type"] == "message"
+    assert first.stop(signal.SIGINT) == 0
+    usage = cli("usage", "--by", "tool", "--json").json["data"]
+    assert [(row["tool"], row["requests"]) for row in usage] == [("claudecode", 1)]
+
+    again = start("quickstart", "--port", "0", "--json")
+
+    assert again.document()["key"] is None
+    assert ask(again.document()["url"], made["key"]["secret"])["type"] == "message"
+    assert len(cli("keys", "list").rows) == 1
+
+
+def test_quickstart_prints_the_key_once_and_three_ways_to_call(start):
+    server = start("quickstart", "--port", "0")
+    deadline = time.monotonic() + PATIENCE_S
+    while "Ctrl-C" not in "".join(server.err) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    server.stop()
+
+    out, err = "".join(server.out), "".join(server.err)
+    assert out.startswith("gwk_")
+    assert out.count("\n") == 1
+    assert err.count(out.strip()) == 1
+    for word in ("curl -N", "ANTHROPIC_BASE_URL=http://127.0.0.1:", "from openai import OpenAI"):
+        assert word in err
+    assert max(map(len, err.split("# OpenAI")[0].splitlines())) <= 80
+
+
+def test_quickstart_mints_a_key_where_none_is_active(start, cli, ready):
+    cli("keys", "revoke", cli("keys", "list").rows[0][0])
+
+    made = start("quickstart", "--port", "0", "--json").document()
+
+    assert ask(made["url"], made["key"]["secret"])["type"] == "message"
+
+
+def test_a_taken_port_names_itself_and_the_way_out(start, taken, home):
+    server = start("quickstart", "--port", taken)
+
+    assert server.process.wait(PATIENCE_S) == 1
+    server.stop()
+    err = "".join(server.err)
+    assert f"127.0.0.1:{taken}" in err
+    assert "--port" in err
+    assert "Traceback" not in err
+    assert "".join(server.out).startswith("gwk_")  # what was minted before is not lost
+
+
+def test_a_key_survives_a_taken_port_in_json_too(start, taken, home):
+    server = start("quickstart", "--port", taken, "--json")
+    server.process.wait(PATIENCE_S)
+    server.stop()
+
+    made = json.loads("".join(server.out))
+    assert made["url"] is None
+    assert made["key"]["secret"].startswith("gwk_")
+    assert json.loads("".join(server.err))["error"]["code"] == "port_taken"
+
+
+def test_serve_tells_where_it_is_and_stops_when_told(start, ready, cli):
+    server = start("serve", "--port", "0", "--json")
+    url = server.document()["url"]
+
+    assert get(f"{url}/healthz") == {"status": "ok"}
+    assert ask(url, ready.out.strip())["type"] == "message"
+    assert server.stop() == 0
+
+
+def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, ready, cli):
+    server = start("serve", "--port", "0", "--json")
+    url = server.document()["url"]
+
+    secret = cli("keys", "create", "while-running").out.strip()
+    assert ask(url, secret)["type"] == "message"
+    cli("keys", "revoke", cli("keys", "list").rows[0][0])
+    with pytest.raises(urllib.error.HTTPError, match="401") as refused:
+        ask(url, secret)
+    refused.value.close()
+    assert cli("db", "migrate").code == 7
+    again = cli("quickstart", "--port", "0", "--json")
+    assert (again.code, again.error["code"]) == (7, "locked")
+
+
+def test_serve_refuses_a_port_that_is_taken(start, ready, taken):
+    server = start("serve", "--port", taken, "--json")
+
+    assert server.process.wait(PATIENCE_S) == 1
+    server.stop()
+    assert json.loads("".join(server.err))["error"]["code"] == "port_taken"
+
+
+def test_serve_refuses_to_start_without_an_upstreams_key(cli, ready, config):
+    config("  demo:\n", '  there:\n    protocol: openai\n    base_url: "http://127.0.0.1:9"\n'
+           '    api_key: "${THERE_KEY}"\n  demo:\n')  # fmt: skip
+    config("upstream: demo, model: demo-smart", "upstream: there, model: some")
+
+    done = cli("serve")
+
+    assert done.code == 2
+    assert "upstreams.there.api_key" in done.err
+
+
+def test_serving_beyond_this_machine_without_tls_is_worth_a_warning(start, ready):
+    server = start("serve", "--host", "0.0.0.0", "--port", "0")
+    deadline = time.monotonic() + PATIENCE_S
+    while "Serving at" not in "".join(server.err) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    server.stop()
+
+    assert "warning: 0.0.0.0 is beyond this machine" in "".join(server.err)
+
+
+def test_the_demo_upstream_serves_alone(start, home):
+    server = start("mock", "--port", "0", "--journal", "served.jsonl", "--json")
+    url = server.document()["url"]
+
+    assert ask(url, "any-key")["content"]
+    assert "fault:overloaded" in [model["id"] for model in get(f"{url}/v1/models")["data"]]
+    assert server.stop() == 0
+    assert (home / "served.jsonl").read_text()
+
+
+def test_the_demo_upstream_names_a_port_that_is_taken(cli, taken):
+    done = cli("mock", "--port", taken, "--json")
+
+    assert (done.code, done.error["code"]) == (1, "port_taken")
+    assert taken in done.error["message"]
