@@ -40,7 +40,7 @@ def complete(
         ConfigError: the config or a preset that is there cannot be used.
         CommandError: the database cannot be used.
     """
-    backup = path.parent / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
+    backup = path.parent / "backups" / f"{now:%Y%m%dT%H%M%S.%fZ}"
     made = []
     if force and path.exists():
         make_private_folder(backup)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version as version_of
+from io import TextIOWrapper
 from typing import Annotated, Any, cast
 
 import typer
@@ -49,6 +50,7 @@ class Nouns(TyperGroup):
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; bugs are left to crash."""
     session = Session()
+    _accept_any_locale()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         ended = _command().main(words, "gatewayctl", standalone_mode=False, obj=session)
@@ -58,6 +60,9 @@ def run(argv: Sequence[str] | None = None) -> int:
         failure = err
     except TyperException as err:
         failure = _misuse(err)
+    except OSError as err:  # a file that cannot be read or written
+        place = "" if err.filename is None else f"{err.filename}: "
+        failure = CommandError(f"{place}{err.strerror or err}", code="io_error")
     else:
         return ExitStatus(ended or 0)
     session.out.as_json |= "--json" in words  # a usage error can come before it is read
@@ -80,6 +85,13 @@ def _command() -> Command:
     command = cast("Command", typer.main.get_command(app))
     command.params.extend(global_options())
     return command
+
+
+def _accept_any_locale() -> None:
+    """Print `?` for what the terminal's encoding lacks, where Python would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _show_version(value: bool) -> None:

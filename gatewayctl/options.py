@@ -77,7 +77,7 @@ def completed_by(find: Callable[[Session], Iterable[tuple[str, str]]]) -> Callab
         session.out.as_json = True  # no warnings into the shell's prompt
         try:
             return [found for found in find(session) if found[0].startswith(incomplete)]
-        except (ConfigError, GatewayError, CommandError):
+        except (ConfigError, GatewayError, CommandError, OSError):
             return []
 
     return complete

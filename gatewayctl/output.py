@@ -81,8 +81,8 @@ class Output:
         self.table(document, Table(("field", "value"), list(document.items())))
 
     def document(self, document: object) -> None:
-        """Print `document` as JSON."""
-        line(json.dumps(document, indent=2, ensure_ascii=False))
+        """Print `document` as JSON, in ASCII: right in every locale."""
+        line(json.dumps(document, indent=2))
 
     def note(self, text: str) -> None:
         """Tell a person something, on stderr; silent under `--json`."""
@@ -112,7 +112,7 @@ class Output:
         """Print why a command failed, and how to mend it, on stderr."""
         if self.as_json:
             error = {"code": code, "message": message, "hint": hint}
-            line(json.dumps({"error": error}, ensure_ascii=False), sys.stderr)
+            line(json.dumps({"error": error}), sys.stderr)
             return
         line(f"error: {message}", sys.stderr)
         if hint:

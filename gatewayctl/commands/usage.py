@@ -63,7 +63,7 @@ def usage(
     if csv and not session.out.as_json:
         session.out.text(reports[0].as_csv())
         return
-    table = _for_people(reports, key_names) if for_people else _bare(reports[0])
+    table = table_for_people(reports, key_names) if for_people else _bare(reports[0])
     session.out.table(reports[0].as_json(), table)
 
 
@@ -99,7 +99,7 @@ def _bare(made: Report) -> Table:
     return Table((made.by.column, *COLUMNS), rows)
 
 
-def _for_people(reports: Sequence[Report], key_names: Mapping[str, str]) -> Table:
+def table_for_people(reports: Sequence[Report], key_names: Mapping[str, str]) -> Table:
     """Draw the first report with its total, and the others below it."""
     first, *others = reports
     days = first.range

@@ -90,6 +90,13 @@ def test_force_rewrites_config_and_presets_after_a_backup(cli, ready, home, conf
     assert cli("keys", "list").out == keys
 
 
+def test_every_force_keeps_its_own_backup(cli, ready, home):
+    for _ in range(3):
+        assert cli("init", "--force").code == 0
+
+    assert len(list((home / "backups").iterdir())) == 3
+
+
 def test_force_mends_a_config_that_cannot_be_read(cli, ready, home):
     (home / "config.yaml").write_text(": no yaml")
     assert cli("init").code == 2

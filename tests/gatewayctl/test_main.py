@@ -15,7 +15,7 @@ def python(code, *words, **settings):
     return subprocess.run(
         [sys.executable, "-c", code, *words],
         capture_output=True,
-        text=True,
+        encoding=settings.get("PYTHONIOENCODING", "utf-8"),
         timeout=20,
         check=False,
         env={**os.environ, **settings},
@@ -246,14 +246,22 @@ def test_completion_without_a_gateway_offers_nothing(home):
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
-def test_json_is_utf_8_whatever_the_locale(ready, home):
-    code = "from gatewayctl.main import run; run(['keys', 'create', 'é', '--json'])"
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_no_locale_makes_a_command_fail(ready, encoding):
+    code = "import sys; from gatewayctl.main import run; sys.exit(run())"
 
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        env={**os.environ, "LC_ALL": "C"},
-        check=True,
-    )
+    made = python(code, "keys", "create", "é…", "--json", PYTHONIOENCODING=encoding)
+    listed = python(code, "keys", "list", PYTHONIOENCODING=encoding)
 
-    assert json.loads(done.stdout)["name"] == "é"
+    assert json.loads(made.stdout)["name"] == "é…"
+    assert (listed.returncode, listed.stderr) == (0, "")
+
+
+def test_a_file_in_the_way_is_an_error_of_one_line(cli, home):
+    (home / "file").write_text("")
+
+    done = cli("--config", "file/config.yaml", "init", "--json")
+
+    assert done.code == 1
+    assert done.error["code"] == "io_error"
+    assert "file" in done.error["message"]
