@@ -147,9 +147,10 @@ class Connection(asyncio.Protocol):
         if self._sink is None:  # bytes that nobody asked for: the framing is lost
             self._transport.abort()
             return
-        self._last = self._loop.time()
         self._received += len(data)
-        if not self._has_head and self._received > HEAD_LIMIT_BYTES:
+        if self._has_head:
+            self._last = self._loop.time()
+        elif self._received > HEAD_LIMIT_BYTES:
             self._fail(UpstreamError("The provider sent endless response headers."))
             return
         try:
@@ -160,9 +161,12 @@ class Connection(asyncio.Protocol):
                 self._fail(UpstreamError("The provider broke HTTP in its answer."))
                 return
             self._surplus = True
-        self._deliver()
         if self._complete:
+            del self._parts[self._body_parts :]  # a second answer that nobody asked for
+            self._deliver()
             self._finish()
+        else:
+            self._deliver()
 
     def eof_received(self) -> bool:
         return False  # close; `connection_lost` tells the sink
@@ -185,10 +189,11 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._surplus = self._complete
-        self._headers.clear()
+        self._headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if not self._has_head:  # trailers come here too
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._complete or self._sink is None:
@@ -198,19 +203,21 @@ class Connection(asyncio.Protocol):
             self._interim = True
             return
         self._has_head = True
+        self._last = self._loop.time()
         names = {name for name, _ in self._headers}
         self._sized = (
             b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
         )
         self._clean = not (b"content-length" in names and b"transfer-encoding" in names)
         self._arm(self._timeouts.idle_s)
-        self._sink.on_head(Head(status, list(self._headers)))
+        self._sink.on_head(Head(status, self._headers))
 
     def on_message_complete(self) -> None:
         if self._interim:
             self._interim = False
         elif not self._complete:
             self._complete = True
+            self._body_parts = len(self._parts)
             # Right only inside this callback.
             self._reusable = self._clean and self._parser.should_keep_alive()
 

@@ -13,8 +13,11 @@ MAX_IDLE_S = 50.0  # below the 60 s after which common proxies close idle connec
 class Pool:
     """Opens, lends and keeps connections; one for each exchange, the last used first."""
 
-    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, ssl_context: ssl.SSLContext | None = None, *, max_idle_s: float = MAX_IDLE_S
+    ) -> None:
         self._ssl_context = ssl_context
+        self._max_idle_s = max_idle_s
         self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._all_gone = asyncio.Event()
@@ -51,6 +54,13 @@ class Pool:
         connection.send(sink, head, body, timeouts)
         return connection
 
+    def ssl_context(self) -> ssl.SSLContext:
+        """Give the context that verifies providers; the system's authorities by default."""
+        if self._ssl_context is None:
+            self._ssl_context = ssl.create_default_context()
+            self._ssl_context.set_alpn_protocols(["http/1.1"])
+        return self._ssl_context
+
     def connection_idle(self, connection: Connection) -> None:
         self._idle.setdefault(connection.origin, []).append(connection)
 
@@ -76,7 +86,7 @@ class Pool:
             connection = idle.pop()
             if connection.is_closed:
                 continue
-            if asyncio.get_running_loop().time() - connection.idle_since < MAX_IDLE_S:
+            if asyncio.get_running_loop().time() - connection.idle_since < self._max_idle_s:
                 return connection
             connection.abort()
         return None
@@ -89,7 +99,7 @@ class Pool:
                     lambda: Connection(origin, self),
                     origin.host,
                     origin.port,
-                    ssl=self._tls() if origin.tls else None,
+                    ssl=self.ssl_context() if origin.tls else None,
                     server_hostname=origin.host if origin.tls else None,
                 )
         except TimeoutError as exc:
@@ -98,11 +108,7 @@ class Pool:
             raise UpstreamError("The provider's TLS certificate or handshake failed.") from exc
         except OSError as exc:
             raise UpstreamError("The provider could not be reached.") from exc
+        if connection.is_closed:  # it has told its owner, who did not know it yet
+            raise UpstreamError("The provider closed the connection at once.")
         self._open.add(connection)
         return connection
-
-    def _tls(self) -> ssl.SSLContext:
-        if self._ssl_context is None:
-            self._ssl_context = ssl.create_default_context()
-            self._ssl_context.set_alpn_protocols(["http/1.1"])
-        return self._ssl_context
