@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version as version_of
 from io import TextIOWrapper
 from typing import Annotated, Any, cast
 
@@ -96,7 +95,9 @@ def _accept_any_locale() -> None:
 
 def _show_version(value: bool) -> None:
     if value:
-        line(f"gatewayctl {version_of('gatewayctl')}")
+        from importlib.metadata import version  # slow, and needed here alone
+
+        line(f"gatewayctl {version('gatewayctl')}")
         raise typer.Exit
 
 
