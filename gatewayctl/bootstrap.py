@@ -1,6 +1,7 @@
 """What a gateway needs to start: config, presets, database, tenant and first key."""
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -60,12 +61,19 @@ def complete(
 
 def _complete_presets(folder: Path) -> list[str]:
     make_private_folder(folder)
+    # First the skills: a preset that is there may name one, and could not be read without.
+    made = _copy_missing(BUILTIN.rglob("*.md"), folder)
     there = load_presets(folder)
+    # By tool and not by file name: two presets for one tool would be an error.
+    presets = [path for path in BUILTIN.glob("*.yaml") if path.stem not in there]
+    return made + _copy_missing(presets, folder)
+
+
+def _copy_missing(sources: Iterable[Path], folder: Path) -> list[str]:
     made = []
-    for source in sorted(BUILTIN.rglob("*.*")):
+    for source in sorted(sources):
         copy = folder / source.relative_to(BUILTIN)
-        # By tool and not by file name: two presets for one tool would be an error.
-        if source.stem not in there and not copy.exists():
+        if not copy.exists():
             write_private(copy, source.read_text(encoding="utf-8"))
             made.append(str(copy))
     return made

@@ -63,7 +63,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         place = "" if err.filename is None else f"{err.filename}: "
         failure = CommandError(f"{place}{err.strerror or err}", code="io_error")
     else:
-        return ExitStatus(ended or 0)
+        return int(ended or ExitStatus.OK)
     session.out.as_json |= "--json" in words  # a usage error can come before it is read
     session.out.error(str(failure), code=failure.code, hint=failure.hint)
     return failure.status

@@ -74,6 +74,13 @@ def test_a_preset_under_another_name_is_not_doubled(cli, ready, home):
     assert cli("presets", "check").out == "ok\n"
 
 
+def test_a_skill_that_a_preset_names_comes_back(cli, ready, home):
+    skill = home / "presets" / "skills" / "safe-shell.md"
+    skill.unlink()
+
+    assert cli("init", "--json").json["created"] == [str(skill)]
+
+
 def test_force_rewrites_config_and_presets_after_a_backup(cli, ready, home, config):
     config("port: 8080 ", "port: 9999 ")
     (home / "presets" / "mine.txt").write_text("kept in the backup")
