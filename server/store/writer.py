@@ -100,10 +100,9 @@ class Writer:
     async def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `call` in a transaction and return its result once that is committed.
 
-        A job once queued always runs: cancelling the caller does not cancel it.
+        A job once queued always runs: cancelling the caller only drops its result.
         """
-        job: asyncio.Future[T] = self._submit(call, args, kwargs, is_retried=False)
-        return await asyncio.shield(job)
+        return await self._submit(call, args, kwargs, is_retried=False)
 
     def enqueue(
         self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -147,10 +146,14 @@ class Writer:
         backlog: deque[_Job] = deque()
         while self._collect(backlog):
             group = [backlog.popleft() for _ in range(min(len(backlog), _GROUP_JOBS))]
-            again = self._commit(group)
-            backlog.extendleft(reversed(again))
-            if again:
-                time.sleep(self._pause_s)
+            try:
+                self._commit(group)
+            except (*problems.DATABASE_ERRORS, _GroupLostError) as exc:
+                # What waits behind the group fails with it: settlements that go on failing could
+                # fill every group to come, and a hold behind them would never get its answer.
+                backlog = deque(self._fail([*group, *backlog], exc))
+                if backlog:
+                    time.sleep(self._pause_s)
         self._database.close()
         self._loop.call_soon_threadsafe(self._stopped.set_result, None)
 
@@ -164,40 +167,32 @@ class Writer:
                 backlog.extend(batch)
         return bool(backlog)
 
-    def _commit(self, group: list[_Job]) -> list[_Job]:
-        """Commit `group` and resolve its futures; return the jobs that must run again."""
-        again: list[_Job] = []
-        try:
-            with immediate(self._database) as connection:
-                for job in group:
-                    with _Attempt(connection, job):
-                        job.result = job.call(*job.args, **job.kwargs)
-        except (*problems.DATABASE_ERRORS, _GroupLostError) as exc:
-            self._note_failure(exc, len(group))
-            if self._give_up_at is None or time.monotonic() < self._give_up_at:
-                again = [job for job in group if job.is_retried]
-                group = [job for job in group if not job.is_retried]
+    def _commit(self, group: list[_Job]) -> None:
+        with immediate(self._database) as connection:
             for job in group:
-                job.error = problems.unavailable(exc)
-        else:
-            self._note_success()
-        self._loop.call_soon_threadsafe(_resolve, group)
-        return again
-
-    def _note_failure(self, error: Exception, jobs: int) -> None:
-        if not self._pause_s:
-            _log.error("the database refuses %d writes: %s", jobs, error.__cause__ or error)
-        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
-
-    def _note_success(self) -> None:
+                with _Attempt(connection, job):
+                    job.result = job.call(*job.args, **job.kwargs)
         if self._pause_s:
             _log.warning("the database accepts writes again")
         self._pause_s = 0.0
+        self._loop.call_soon_threadsafe(_resolve, group)
+
+    def _fail(self, jobs: list[_Job], error: Exception) -> list[_Job]:
+        """Tell the callers that wait; return the jobs to run again, in their order."""
+        if not self._pause_s:
+            _log.error("the database refuses %d writes: %s", len(jobs), error.__cause__ or error)
+        self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+        is_over = self._give_up_at is not None and time.monotonic() >= self._give_up_at
+        failed = [job for job in jobs if is_over or not job.is_retried]
+        for job in failed:
+            job.error = problems.unavailable(error)
+        self._loop.call_soon_threadsafe(_resolve, failed)
+        return [] if is_over else [job for job in jobs if job.is_retried]
 
 
 def _resolve(jobs: list[_Job]) -> None:
     for job in jobs:
-        if job.future.done():
+        if job.future.cancelled():
             continue
         if job.error is None:
             job.future.set_result(job.result)

@@ -26,7 +26,7 @@ class Wanted:
     expires_at: datetime | None
 
 
-def read(parent: Caller, fields: Mapping[str, object], now: datetime) -> Wanted:
+def read(parent: Caller, fields: Mapping[str, object]) -> Wanted:
     """Read the fields of a request by `parent`; what is left out or null takes its default.
 
     Raises:
@@ -47,7 +47,7 @@ def read(parent: Caller, fields: Mapping[str, object], now: datetime) -> Wanted:
         name=labels.require(given.get("name"), field="name"),
         scope=_scope(given),
         member=None if member is None else labels.require(member, field="member"),
-        expires_at=_expiry(parent, given, now),
+        expires_at=_expiry(parent, given),
     )
 
 
@@ -71,13 +71,11 @@ def _scope(fields: Mapping[str, object]) -> Scope:
     return Scope(str(asked))
 
 
-def _expiry(parent: Caller, fields: Mapping[str, object], now: datetime) -> datetime | None:
+def _expiry(parent: Caller, fields: Mapping[str, object]) -> datetime | None:
     asked = fields.get("expires_at")
     if asked is None:
         return parent.expires_at
     expires_at = _parse_rfc3339(asked)
-    if expires_at <= now:
-        raise InvalidRequest("`expires_at` must lie in the future.", param="expires_at")
     if parent.expires_at is not None and expires_at > parent.expires_at:
         raise KeyNotAllowed(
             "A key cannot outlive the key that makes it, which expires at "

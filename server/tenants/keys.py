@@ -102,7 +102,7 @@ def mint_child(
         KeyNotAllowed, ScopeNotAllowed: the child would outlive or outrank its parent.
         InvalidApiKey: the parent was revoked or has expired since it was authenticated.
     """
-    wanted = child.read(parent, fields, now)
+    wanted = child.read(parent, fields)
     _require_living(parent, now)
     return mint(
         parent.tenant_id,

@@ -127,6 +127,15 @@ def test_a_transaction_commits_as_a_whole(database):
     assert Tenant.select().count() == 2
 
 
+def test_a_transaction_keeps_other_writers_out_from_its_start(path, database):
+    with (
+        transaction(),
+        closing(sqlite3.connect(path, timeout=0.02)) as other,
+        pytest.raises(sqlite3.OperationalError, match="locked"),
+    ):
+        other.execute("BEGIN IMMEDIATE")
+
+
 def test_a_transaction_that_fails_changes_nothing(database):
     with pytest.raises(Conflict, match="no"), transaction():
         add_tenant_then_fail("acme")

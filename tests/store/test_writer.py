@@ -206,11 +206,11 @@ def test_settlements_wait_for_space_and_keep_their_order(path, caplog):
 
     def settle(i):
         attempts.append(i)
-        insert(f"n{i}", "x" * 3000)
+        insert(f"n{i}", "x" * 300)
 
     async def scenario(store):
         connection = await store.write(limit_pages, 8)
-        settlements = [store.enqueue(settle, i) for i in range(40)]
+        settlements = [store.enqueue(settle, i) for i in range(600)]
         with pytest.raises(StoreUnavailable, match="nothing was changed"):
             await store.write(insert, "hold")
         await until(lambda: attempts.count(0) >= 3)
@@ -221,7 +221,7 @@ def test_settlements_wait_for_space_and_keep_their_order(path, caplog):
     with caplog.at_level(logging.WARNING, logger="server.store.writer"):
         with_store(path, scenario)
 
-    assert names_in(path) == [f"n{i}" for i in range(40)]
+    assert names_in(path) == [f"n{i}" for i in range(600)]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
 
 

@@ -104,6 +104,12 @@ def test_a_child_cannot_outlive_its_parent(mint_child):
         mint_child(name="ci", expires_at="2026-11-23T13:00:01Z")
 
 
+def test_a_child_may_live_as_long_as_its_parent(mint_child):
+    child = mint_child(name="ci", expires_at="2026-11-23T13:00:00Z")
+
+    assert child["expires_at"] == "2026-11-23T13:00:00Z"
+
+
 def test_a_child_of_an_endless_parent_may_live_as_long_as_it_likes(mint_child, parent):
     endless = replace(parent, expires_at=None)
 
