@@ -54,10 +54,10 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
     return app
 
 
-async def _on_error(request: Request[Any, Any], exception: Exception) -> None:
+def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
     """Answer whatever a handler, or Sanic before one, raised: the last resort."""
     error = _translated(request, exception)
-    await wire.refuse(request, error, wire.protocol_for(request))
+    return wire.refusal(request, error, wire.protocol_for(request))
 
 
 def _translated(request: Request[Any, Any], exception: Exception) -> GatewayError:
@@ -73,7 +73,9 @@ def _translated(request: Request[Any, Any], exception: Exception) -> GatewayErro
                 allowed=allowed,
             )
         case PayloadTooLarge():
-            return errors.RequestTooLarge("The request's headers or body are too large.")
+            return errors.RequestTooLarge(
+                f"The request's head is larger than {LONGEST_HEADER_BYTES // 1024} KB."
+            )
         case SanicException() if exception.status_code < 500:
             return errors.InvalidRequest("The request is not valid HTTP.")
     return _unexpected(request, exception)

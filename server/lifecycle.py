@@ -1,6 +1,7 @@
 """Start a gateway, keep it running, and take it down without losing a request."""
 
 import asyncio
+import ipaddress
 import logging
 import os
 import resource
@@ -23,11 +24,13 @@ from server import clock, logs
 from server.app import create_app
 from server.calls import Rules
 from server.config.load import Settings, resolve_reference, upstream_key_problems
+from server.config.schema import Server
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.presets.load import load_presets
 from server.presets.watch import Watcher
-from server.routes.services import Services
+from server.routes.connection import Connection
+from server.routes.services import Deadlines, Services
 from server.store import instances
 from server.store.db import Store
 from server.store.lock import ServeLock
@@ -54,6 +57,7 @@ class Running:
     url: str
     services: Services
     demo: demo.DemoServer | None
+    warnings: tuple[str, ...] = ()
 
 
 def serve(
@@ -113,6 +117,7 @@ async def running(
     port: int | None = None,
     environ: Mapping[str, str] = os.environ,
     demo_options: demo.DemoOptions | None = None,
+    deadlines: Deadlines | None = None,
 ) -> AsyncIterator[Running]:
     """Run a gateway inside the block: ready when it begins, drained when it ends.
 
@@ -136,13 +141,15 @@ async def running(
         stack.push_async_callback(store.close)
         instance_id = await _begin_instance(store)
         gateway = Gateway(store, client, Rules.of(config, presets), instance_id)
-        services = Services(settings, store, gateway, clock.now())
+        services = Services(settings, store, gateway, clock.now(), deadlines or Deadlines())
         stack.push_async_callback(_end_instance, store, instance_id)
         stack.push_async_callback(_stop_task, asyncio.create_task(_reload(services, watcher)))
         await stack.enter_async_context(_listening(services, sock))
-        scheme = "https" if config.server.tls else "http"
-        bound_host, bound_port = sock.getsockname()[:2]
-        yield Running(f"{scheme}://{bound_host}:{bound_port}", services, demo_server)
+        exposed = exposure(config.server, sock.getsockname()[0])
+        warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
+        for warning in warnings:
+            _log.warning("%s", warning)
+        yield Running(_url(config.server, sock), services, demo_server, warnings)
 
 
 @asynccontextmanager
@@ -151,6 +158,7 @@ async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[N
     app = create_app(services)
     server: Any = await app.create_server(
         sock=sock,
+        protocol=Connection,
         ssl=_tls(services.settings),
         return_asyncio_server=True,
         asyncio_server_kwargs={"start_serving": False},
@@ -186,6 +194,22 @@ async def _finish(connections: set[Any], services: Services) -> None:
             _log.warning("%d requests did not end in time and were cut", len(late))
             await asyncio.wait(late, timeout=ABORT_WAIT_S)
     await services.gateway.drain()
+
+
+def exposure(server: Server, host: str) -> str | None:
+    """Say what is wrong with listening on the address `host`; None where nothing is."""
+    if server.tls or server.trusted_proxies or ipaddress.ip_address(host).is_loopback:
+        return None
+    return (
+        f"{host} can be reached from other machines, and API keys cross the network in the clear: "
+        "set server.tls, or put a proxy with TLS in front and name it in server.trusted_proxies"
+    )
+
+
+def _url(server: Server, sock: socket.socket) -> str:
+    scheme = "https" if server.tls else "http"
+    host, port = sock.getsockname()[:2]
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:

@@ -16,19 +16,13 @@ def register(app: AnyApp) -> None:
     """Serve models and token counts under every root, prices and health without one."""
     for root in ROOTS:
         name = root.replace("/", "_")
-        app.add_route(models, f"{root}/models", GET, name=f"models{name}")
-        app.add_route(model, f"{root}/models/<model_id:path>", GET, name=f"model{name}")
-        app.add_route(
-            count_tokens,
-            f"{root}/messages/count_tokens",
-            ["POST"],
-            name=f"count{name}",
-            stream=True,
-        )
-    app.add_route(tiers, "/pricing", GET, name="pricing")
-    app.add_route(rates, "/pricing/tokens", GET, name="rates")
-    app.add_route(healthz, "/healthz", GET, name="healthz")
-    app.add_route(readyz, "/readyz", GET, name="readyz")
+        wire.add(app, models, f"{root}/models", GET, name=f"models{name}")
+        wire.add(app, model, f"{root}/models/<model_id:path>", GET, name=f"model{name}")
+        wire.add(app, count_tokens, f"{root}/messages/count_tokens", ["POST"], name=f"count{name}")
+    wire.add(app, tiers, "/pricing", GET, name="pricing")
+    wire.add(app, rates, "/pricing/tokens", GET, name="rates")
+    wire.add(app, healthz, "/healthz", GET, name="healthz")
+    wire.add(app, readyz, "/readyz", GET, name="readyz")
 
 
 async def models(request: AnyRequest) -> wire.Answer:

@@ -4,10 +4,11 @@ import re
 from typing import Any
 
 from sanic import Request
-from sanic.exceptions import BadRequest
+
+from server.errors import InvalidRequest
 
 _HEADER = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
-_HEAD = re.compile(rb"[A-Z]{3,16} [^ ]+ HTTP/1\.[01](?:\r\n" + _HEADER + rb")*").fullmatch
+_HEAD = re.compile(rb"[A-Z]{3,16} [!-\"$-~]+ HTTP/1\.[01](?:\r\n" + _HEADER + rb")*").fullmatch
 _HOST = re.compile(rb"\r\nhost:", re.IGNORECASE).findall
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE).search
 _CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*)", re.IGNORECASE).search
@@ -26,7 +27,7 @@ class CheckedRequest(Request[Any, Any]):
     ) -> None:
         head: bytes = kwargs.get("head", b"")
         if head and (problem := _problem(head)):
-            raise BadRequest(problem)
+            raise InvalidRequest(problem)
         super().__init__(url_bytes, headers, version, method, *args, **kwargs)
 
 

@@ -1,7 +1,5 @@
 """Messages and Chat Completions: authenticate, read the body, serve, relay."""
 
-from collections.abc import Callable, Coroutine
-
 from server.calls import Call
 from server.errors import GatewayError, InvalidApiKey, Unavailable
 from server.gateway import Flight
@@ -23,27 +21,26 @@ def register(app: AnyApp) -> None:
         for root, tool in ROOTS.items():
             handler = _handler(protocol, tool)
             name = f"{protocol}{root.replace('/', '_')}"
-            app.add_route(handler, f"{root}/{path}", ["POST"], name=name, stream=True)
+            wire.add(app, handler, f"{root}/{path}", ["POST"], name=name)
 
 
-def _handler(
-    protocol: Protocol, tool: str | None
-) -> Callable[[AnyRequest], Coroutine[None, None, None]]:
-    async def serve(request: AnyRequest) -> None:
+def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
+    async def serve(request: AnyRequest) -> wire.Answer | None:
         try:
             flight = await _admit(request, protocol, tool)
             async with flight:
-                await _relay(request, flight, protocol)
+                return await _relay(request, flight, protocol)
         except GatewayError as err:
             if isinstance(err, InvalidApiKey):
                 wire.forget(services_of(request))
-            await wire.refuse(request, err, protocol)
+            return wire.refusal(request, err, protocol)
 
     return serve
 
 
 async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> Flight:
     services = services_of(request)
+    wire.note_client_id(request)
     if services.is_draining:
         raise Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
     caller = wire.recognise(request, services)  # before a byte of the body is read
@@ -52,15 +49,13 @@ async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> F
     return services.gateway.serve(call)
 
 
-async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> None:
+async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> wire.Answer | None:
     relay, made = flight.relay, wire.request_id(request)
     headers = {"request-id": made, "x-request-id": made, **shown_headers(relay.head)}
     if (theirs := upstream_request_id(relay)) is not None:
         headers["x-upstream-request-id"] = theirs
     if relay.body is not None:
-        out = wire.Answer(relay.body, headers=headers)
-        await request.respond(out)
-        return
+        return wire.Answer(relay.body, headers=headers)
     headers["cache-control"] = "no-cache"
     out = wire.Answer(headers=headers, content_type="text/event-stream; charset=utf-8")
     await request.respond(out)
@@ -70,3 +65,4 @@ async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> Non
     except GatewayError as err:
         # The 200 is out already, and Sanic would end this body as if it were whole.
         await out.send(render_event(err, protocol, made), end_stream=True)
+    return None

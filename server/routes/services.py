@@ -12,6 +12,19 @@ from server.store.db import Store
 from server.tenants.keys import Caller
 
 
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long a client may take: for a request's head, its body, an answer it does not read.
+
+    `discard_s` is for the rest of a request that was refused before it was read.
+    """
+
+    head_s: float = 30.0
+    body_s: float = 120.0
+    discard_s: float = 10.0
+    write_s: float = 120.0
+
+
 @dataclass(slots=True)
 class Services:
     """The parts that handlers call, and whether the gateway is on its way out."""
@@ -20,6 +33,7 @@ class Services:
     store: Store
     gateway: Gateway
     started_at: datetime
+    deadlines: Deadlines = Deadlines()
     is_draining: bool = False
     callers: dict[str, Caller] = field(default_factory=dict)  # digest of what was presented
     touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used

@@ -12,11 +12,11 @@ from server.usage import report
 
 def register(app: AnyApp) -> None:
     """Serve `/tenant/keys` and `/tenant/usage`."""
-    app.add_route(create_key, "/tenant/keys", ["POST"], name="create_key", stream=True)
-    app.add_route(list_keys, "/tenant/keys", ["GET", "HEAD"], name="list_keys")
-    app.add_route(show_key, "/tenant/keys/<key_id:str>", ["GET", "HEAD"], name="show_key")
-    app.add_route(revoke_key, "/tenant/keys/<key_id:str>", ["DELETE"], name="revoke_key")
-    app.add_route(usage, "/tenant/usage", ["GET", "HEAD"], name="usage")
+    wire.add(app, create_key, "/tenant/keys", ["POST"], name="create_key")
+    wire.add(app, list_keys, "/tenant/keys", ["GET", "HEAD"], name="list_keys")
+    wire.add(app, show_key, "/tenant/keys/<key_id:str>", ["GET", "HEAD"], name="show_key")
+    wire.add(app, revoke_key, "/tenant/keys/<key_id:str>", ["DELETE"], name="revoke_key")
+    wire.add(app, usage, "/tenant/usage", ["GET", "HEAD"], name="usage")
 
 
 async def create_key(request: AnyRequest) -> wire.Answer:

@@ -1,31 +1,43 @@
 """Between Sanic and the handlers: ids, keys, bodies under a cap, answers, refusals."""
 
 import asyncio
+import logging
+import re
 import secrets
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
 from sanic import HTTPResponse, Request, Sanic
 
 from server import clock
-from server.errors import GatewayError, InvalidRequest, RequestTooLarge, ScopeNotAllowed
+from server.errors import (
+    GatewayError,
+    InvalidApiKey,
+    InvalidRequest,
+    RequestTooLarge,
+    ScopeNotAllowed,
+)
 from server.protocols import Protocol, by_protocol, envelopes
 from server.protocols.body import split
+from server.routes.client_address import client_address
 from server.routes.paths import TOOLS
-from server.routes.services import Services
+from server.routes.services import Services, services_of
 from server.tenants import keys
 from server.tenants import secrets as secrets_of_keys
 from server.tenants.keys import Caller
 
 AnyApp: TypeAlias = Sanic[Any, Any]
 AnyRequest: TypeAlias = Request[Any, Any]
+Handler: TypeAlias = Callable[..., Coroutine[None, None, "Answer | None"]]
 
-BODY_TIMEOUT_S = 120.0
-DISCARD_TIMEOUT_S = 10.0
 SMALL_BODY_BYTES = 64 * 1024
 TOUCH_EVERY_S = 60.0
 REMEMBERED_CALLERS = 1024
+
+_log = logging.getLogger(__name__)
+_LOGGABLE = re.compile(r"[\x20-\x7e]{1,128}").fullmatch
 
 
 class Answer(HTTPResponse):
@@ -56,6 +68,11 @@ class Answer(HTTPResponse):
         ]
 
 
+def add(app: AnyApp, handler: Handler, path: str, methods: Sequence[str], *, name: str) -> None:
+    """Let `handler` answer `methods` on `path`; no body is read before it asks for one."""
+    app.add_route(handler, path, methods, name=name, stream=True)
+
+
 def request_id(request: AnyRequest) -> str:
     """Give the request's id, ours alone; made at the first call."""
     ctx = request.ctx
@@ -63,6 +80,13 @@ def request_id(request: AnyRequest) -> str:
         ctx.request_id = "req_" + secrets.token_hex(16)
     made: str = ctx.request_id
     return made
+
+
+def note_client_id(request: AnyRequest) -> None:
+    """Log the id that the client gave its request, if it can be shown; it is a key of nothing."""
+    theirs = request.headers.get("x-request-id")
+    if theirs is not None and _LOGGABLE(theirs):
+        _log.info("%s: the client calls it %s", request_id(request), theirs)
 
 
 def protocol_for(request: AnyRequest) -> Protocol:
@@ -84,9 +108,7 @@ def authenticate(request: AnyRequest, services: Services) -> Caller:
         InvalidApiKey: neither names a living key.
         StoreUnavailable: the database cannot be read.
     """
-    caller = services.store.point(keys.authenticate, _presented(request), clock.now())
-    _note_use(caller, services)
-    return caller
+    return _look_up(request, services, _presented(request))
 
 
 def recognise(request: AnyRequest, services: Services) -> Caller:
@@ -96,14 +118,17 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
     costs no exactness and saves a look-up. Raises as `authenticate`.
     """
     known, presented = services.callers, _presented(request)
-    digest = secrets_of_keys.digest("\0".join(presented))
+    if len(presented) != 1:  # where one of two keys dies, the other one counts at once
+        return _look_up(request, services, presented)
+    digest = secrets_of_keys.digest(presented[0])
     caller = known.get(digest)
     if caller is None:
-        caller = services.store.point(keys.authenticate, presented, clock.now())
+        caller = _look_up(request, services, presented)
         if len(known) >= REMEMBERED_CALLERS:
             known.clear()
         known[digest] = caller
-    _note_use(caller, services)
+    else:
+        _note_use(caller, services)
     return caller
 
 
@@ -123,11 +148,11 @@ def require_manage(caller: Caller) -> None:
 
 
 async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
-    """Read the whole body of a streaming route's request.
+    """Read the whole body of a request.
 
     Raises:
         RequestTooLarge: it is over `limit_bytes`, said or found.
-        InvalidRequest: it took longer than two minutes.
+        InvalidRequest: it took longer than `Deadlines.body_s`.
     """
     stream: Any = request.stream
     if (stream.request_bytes or 0) > limit_bytes:
@@ -135,7 +160,7 @@ async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(services_of(request).deadlines.body_s):
             while stream.request_body:
                 piece = await stream.read()
                 if piece:
@@ -144,7 +169,7 @@ async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
                     if size > limit_bytes:
                         raise _too_large(limit_bytes)
     except TimeoutError as exc:
-        raise InvalidRequest("The request body did not arrive within two minutes.") from exc
+        raise InvalidRequest("The request body did not arrive in time.") from exc
     # Sanic stops reading at 64 KiB and would then never see that the client hangs up.
     transport: Any = request.transport
     transport.resume_reading()
@@ -172,40 +197,31 @@ def answer(request: AnyRequest, data: object, status: int = 200) -> Answer:
     return Answer(msgspec.json.encode(data), status=status, headers=headers)
 
 
-async def refuse(request: AnyRequest, error: GatewayError, protocol: Protocol) -> None:
-    """Answer with `error`; a body that is still coming is then thrown away, within limits.
-
-    Closing on a client that still sends would reset the connection and lose our answer.
-    """
-    stream: Any = request.stream
-    is_unread = bool(stream.request_body)
-    if is_unread:
-        stream.keep_alive = False
+def refusal(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Answer:
+    """Give the answer that tells a caller of `protocol` of `error`."""
     made = request_id(request)
-    body = by_protocol.render(error, protocol, made)
-    refusal = Answer(
-        msgspec.json.encode(body),
+    return Answer(
+        msgspec.json.encode(by_protocol.render(error, protocol, made)),
         status=envelopes.status_for(error, protocol),
         headers={**error.headers, **envelopes.headers(error, made)},
     )
-    await request.respond(refusal)
-    await refusal.send(end_stream=True)
-    if is_unread:
-        await _discard(request)
 
 
-async def _discard(request: AnyRequest) -> None:
-    stream: Any = request.stream
-    allowance = 2 * request.app.config.REQUEST_MAX_SIZE
-    stream.request_max_size = float("inf")
+def _look_up(request: AnyRequest, services: Services, presented: list[str]) -> Caller:
     try:
-        async with asyncio.timeout(DISCARD_TIMEOUT_S):
-            while stream.request_body and allowance > 0:
-                allowance -= len(await stream.read() or b"")
-    except TimeoutError:
-        pass
-    finally:
-        stream.request_body = None  # or Sanic waits for the rest for ever
+        caller = services.store.point(keys.authenticate, presented, clock.now())
+    except InvalidApiKey as refused:
+        _log.info("%s: refused %s: %s", request_id(request), _client(request, services), refused)
+        raise
+    _note_use(caller, services)
+    return caller
+
+
+def _client(request: AnyRequest, services: Services) -> str:
+    peer = None if request.transport is None else request.transport.get_extra_info("peername")
+    forwarded = request.headers.getall("x-forwarded-for", [])
+    proxies = services.settings.config.server.trusted_proxies
+    return client_address(peer[0] if peer else "", forwarded, proxies)
 
 
 def _presented(request: AnyRequest) -> list[str]:
@@ -221,9 +237,10 @@ def _presented(request: AnyRequest) -> list[str]:
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:
+    if limit_bytes == SMALL_BODY_BYTES:
+        return RequestTooLarge(f"The request body is larger than {limit_bytes // 1024} KB.")
     return RequestTooLarge(
-        f"The request body is larger than {limit_bytes // (1024 * 1024) or 1} MB "
-        "(`server.max_body_mb`)."
+        f"The request body is larger than {limit_bytes // (1024 * 1024)} MB (`server.max_body_mb`)."
     )
 
 
