@@ -220,6 +220,29 @@ def test_close_drops_running_streams_and_frees_the_port():
     assert asyncio.run(main()) == 0
 
 
+@pytest.mark.parametrize("model", ["demo", "fault:reset", "fault:rst-mid", "fault:slow:60"])
+def test_it_works_on_uvloop_as_it_does_on_asyncio(model):
+    """Sanic runs the gateway on uvloop, and the demo upstream beside it on the same loop."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main():
+        server = await start("127.0.0.1", 0, options=DemoOptions())
+        body = messages_body(model=model, stream=True)
+        request = request_bytes("/v1/messages", body, "connection: close")
+        received = asyncio.create_task(raw(server, request))
+
+        async def is_there():
+            return received.done() or (model == "fault:slow:60" and server.journal.open == 1)
+
+        await until(is_there)
+        await asyncio.wait_for(server.close(), 2)
+        return (await received)[1]
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        end = runner.run(main())
+    assert end == ("rst" if model in ("fault:reset", "fault:rst-mid") else "fin")
+
+
 def test_starting_takes_less_than_50_ms():
     async def main():
         began = time.perf_counter()
