@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sanic import Sanic
 
 from server import clock
 from server.config.load import example_text, load
@@ -96,6 +97,7 @@ class Started:
 @asynccontextmanager
 async def started(folder: Path, config: str | None = None, **options: Any):
     """Run a gateway from `folder`; `options` go to `server.lifecycle.running`."""
+    Sanic.test_mode = True  # or a second gateway of one process cannot start
     settings = load(lay_out(folder, config))
     options = {"port": 0, "environ": {}, **options}
     async with running(settings, **options) as gateway:
