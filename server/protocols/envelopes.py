@@ -108,6 +108,11 @@ def from_upstream(
     return UpstreamError(sentence, retry_after_s=wait_s)
 
 
+def redacted(text: bytes) -> bytes:
+    """Mask whatever looks like a secret in what a provider sent."""
+    return _SECRET.sub(b"[redacted]", text)
+
+
 _ANTHROPIC_TYPE = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -143,7 +148,7 @@ def _refusal(
 ) -> UpstreamRefused | None:
     """Read a refusal's own words; None where the body holds none, an HTML page for instance."""
     try:
-        answer: Any = msgspec.json.decode(_SECRET.sub(b"[redacted]", body))
+        answer: Any = msgspec.json.decode(redacted(body))
     except (ValueError, RecursionError):
         return None
     match answer:

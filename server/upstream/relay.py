@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 
 from server.errors import GatewayError, UpstreamError
 from server.protocols import Protocol, envelopes, sse, usage
@@ -9,6 +11,7 @@ from server.protocols.by_protocol import METER, PING, READ_RESPONSE, without_usa
 from server.upstream.connection import Exchange, Head
 from server.upstream.handoff import Handoff
 from server.upstream.inflate import Inflater
+from server.upstream.screen import screen, screen_lines, up_to_end
 
 PING_AFTER_S = 15.0  # Claude Code shows a banner after 20 s without a byte
 LINGER_S = 1.0  # how long a provider may keep a stream open behind its last event
@@ -24,11 +27,19 @@ class Relay:
     answered: with the first event, the first ping, or the end.
     """
 
-    def __init__(self, protocol: Protocol, *, streaming: bool, hide_usage: bool = False) -> None:
+    def __init__(
+        self,
+        protocol: Protocol,
+        *,
+        streaming: bool,
+        hide_usage: bool = False,
+        ping_after_s: float = PING_AFTER_S,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._streaming = streaming
         self._hide_usage = hide_usage
+        self._ping_after_s = ping_after_s
         self._is_event_stream = False
         self._inflater: Inflater | None = None
         self._whole: list[bytes] = []
@@ -37,7 +48,7 @@ class Relay:
         self._connection: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last_put = self._loop.time()
-        self._released = self._has_put = False
+        self._released = self._has_put = self._is_ending = False
         self._error: GatewayError | None = None
         self.meter: usage.Meter = METER[protocol]()
         self.head: Head | None = None
@@ -47,7 +58,7 @@ class Relay:
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.over: asyncio.Future[GatewayError | None] = self._loop.create_future()
         if streaming:
-            self._timer = self._loop.call_later(PING_AFTER_S, self._ping)
+            self._set_timer(ping_after_s, self._ping)
 
     def attach(self, connection: Exchange) -> None:
         """Learn which connection to pause, resume and end."""
@@ -99,8 +110,8 @@ class Relay:
 
     def on_head(self, head: Head) -> None:
         self.head = head
-        encoding = (head.get(b"content-encoding") or b"identity").strip().lower()
-        if encoding != b"identity":
+        encoding = (head.get(b"content-encoding") or b"").strip().lower()
+        if encoding not in (b"", b"identity"):
             self._inflater = Inflater(encoding)
         kind = (head.get(b"content-type") or b"").lower()
         if self._streaming and head.status == 200 and kind.startswith(b"text/event-stream"):
@@ -122,9 +133,9 @@ class Relay:
         self.handoff.pause = self.handoff.resume = _nothing
         if self.over.done():
             return
-        if self.meter.finished:
+        if self._is_ending:
             error = None  # the answer was whole; how the connection ended does not matter
-        if error is None:
+        elif error is None:
             try:
                 self._check_end()
             except GatewayError as err:
@@ -139,7 +150,7 @@ class Relay:
         if self._is_event_stream:
             events = self._splitter.feed(data)
             if events:
-                self._meter_events(events)
+                self._meter_events(screen(events, self._protocol))
         else:
             self._collect(data)
 
@@ -154,16 +165,31 @@ class Relay:
         self._whole.append(data)
 
     def _meter_events(self, events: bytes) -> None:
-        ended = self.meter.finished
-        self.meter.feed(events)
+        if self._is_ending:  # whatever follows the last event is not relayed
+            return
+        meter = self.meter
+        meter.feed(events)
+        if meter.finished or meter.error is not None:
+            self._keep_back(events)
+        elif shown := self._shown(events):
+            self._put(shown)
+
+    def _shown(self, events: bytes) -> bytes:
         if self._hide_usage and b'"usage"' in events:
-            events = without_usage_chunk(events)
-        if ended or self.meter.finished or self.meter.error is not None:
-            self._whole.append(events)
-            if not ended:
-                self._loop.call_later(LINGER_S, self._finish, None)
-        elif events:
-            self._put(events)
+            return without_usage_chunk(events)
+        return events
+
+    def _keep_back(self, events: bytes) -> None:
+        """Begin the end, with the events up to the last that a client may see."""
+        self._is_ending = True
+        last = events.find(_LAST[self._protocol])
+        if self.meter.error is not None or events.find(b"\n\n", last) != len(events) - 2:
+            events = up_to_end(events, self._protocol)
+        self._whole.append(self._shown(events))
+        if self.meter.error is not None:
+            self._finish(None)
+        else:
+            self._set_timer(LINGER_S, partial(self._finish, None))
 
     def _put(self, piece: bytes) -> None:
         self._last_put = self._loop.time()
@@ -177,10 +203,15 @@ class Relay:
 
     def _ping(self) -> None:
         silent_s = self._loop.time() - self._last_put
-        if silent_s >= PING_AFTER_S:
+        if silent_s >= self._ping_after_s:
             self._put(PING[self._protocol])
             silent_s = 0.0
-        self._timer = self._loop.call_later(PING_AFTER_S - silent_s, self._ping)
+        self._set_timer(self._ping_after_s - silent_s, self._ping)
+
+    def _set_timer(self, after_s: float, step: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(after_s, step)
 
     def _check_end(self) -> None:
         if self._inflater is not None and not self._inflater.is_whole:
@@ -189,8 +220,9 @@ class Relay:
             self._check_whole()
             return
         if self._splitter.pending:  # the last event may lack its blank line
-            self._meter_events(self._splitter.pending + b"\n\n")
-        if not self.meter.finished and self.meter.error is None:
+            rest = screen_lines(self._splitter.pending + b"\n\n", self._protocol)
+            self._meter_events(rest)
+        if not self._is_ending:
             raise UpstreamError("The provider cut its stream before the end.")
 
     def _check_whole(self) -> None:
@@ -204,6 +236,9 @@ class Relay:
         if self._streaming:
             raise UpstreamError("The provider answered a streaming request without a stream.")
         self.meter = READ_RESPONSE[self._protocol](body)
+
+
+_LAST = {Protocol.ANTHROPIC: b"event: message_stop\n", Protocol.OPENAI: b"data: [DONE]\n"}
 
 
 def _nothing() -> None:
