@@ -68,8 +68,7 @@ class Meter:
     """
 
     _delta: ClassVar[bytes]
-    _telling: ClassVar[re.Pattern[bytes]]
-    _also_telling: ClassVar[bytes]
+    _deltas_are_mute: ClassVar[bool]
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -87,13 +86,25 @@ class Meter:
 
     def feed(self, whole_events: bytes) -> None:
         """Take note of one or more whole events; never raises, whatever they hold."""
+        deltas = whole_events.count(self._delta)
         self._bytes += len(whole_events)
-        self._deltas += whole_events.count(self._delta)
-        if not self._is_telling(whole_events):
+        self._deltas += deltas
+        if deltas and self._deltas_are_mute and deltas == whole_events.count(b"\n\n"):
+            self.started = True  # nothing but deltas, as almost always
             return
-        for piece in sse.pieces(whole_events):
-            if self._is_telling(piece):
-                self._read_event(piece)
+        if b"\r" in whole_events:
+            for piece in sse.pieces(whole_events):
+                if self._next_telling(piece, 0) >= 0:
+                    self._read_event(piece)
+            return
+        at = self._next_telling(whole_events, 0)
+        while at >= 0:
+            begin = whole_events.rfind(b"\n\n", 0, at)
+            end = whole_events.find(b"\n\n", at)
+            if end < 0:
+                end = len(whole_events)
+            self._read_event(whole_events[0 if begin < 0 else begin + 2 : end])
+            at = self._next_telling(whole_events, end + 2)
 
     @property
     def output_bytes_seen(self) -> int:
@@ -127,12 +138,15 @@ class Meter:
         self.error = _reported(members.get("error"))
         self._take_answer(members)
 
-    def _is_telling(self, block: bytes) -> bool:
-        return (
-            not self.started
-            or self._telling.search(block) is not None
-            or self._also_telling in block
-        )
+    def _next_telling(self, block: bytes, begin: int) -> int:
+        """Find the next event worth reading, from `begin` on: before the first, any is."""
+        if self.started:
+            return self._find_telling(block, begin)
+        return begin if begin < len(block) else -1
+
+    def _find_telling(self, block: bytes, begin: int) -> int:
+        """Find where, from `begin` on, something may be told; -1 where nothing is."""
+        raise NotImplementedError
 
     def _read_event(self, piece: bytes) -> None:
         raise NotImplementedError
@@ -174,12 +188,17 @@ class MessagesMeter(Meter):
     """Meters an Anthropic Messages answer."""
 
     _delta = b'"content_block_delta"'
-    _telling = re.compile(rb'"(?:message_|usage"|error")')
-    _also_telling = b"event: error"
+    _deltas_are_mute = True
+    _telling = (b'"message_', b'"usage"', b"event: error", b"event:error", b'"error"')
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes_per_delta = len(_EMPTY_TEXT_DELTA)
+
+    def _find_telling(self, block: bytes, begin: int) -> int:
+        # Plain searches: a pattern would stop at every quotation mark.
+        places = [block.find(mark, begin) for mark in self._telling]
+        return min((place for place in places if place >= 0), default=-1)
 
     def _read_event(self, piece: bytes) -> None:
         name, data = sse.fields(piece)
@@ -242,8 +261,14 @@ class ChatMeter(Meter):
     """Meters an OpenAI Chat Completions answer."""
 
     _delta = b'"delta"'
-    _telling = re.compile(rb'"(?:usage"\s*:\s*[^n\s]|finish_reason"\s*:\s*"|error"\s*:\s*[^n\s])')
-    _also_telling = b"[DONE]"
+    _deltas_are_mute = False
+    _telling = re.compile(
+        rb'"(?:usage"\s*:\s*[^n\s]|finish_reason"\s*:\s*"|error"\s*:\s*[^n\s])|\[DONE\]'
+    )
+
+    def _find_telling(self, block: bytes, begin: int) -> int:
+        found = self._telling.search(block, begin)
+        return -1 if found is None else found.start()
 
     def _read_event(self, piece: bytes) -> None:
         _, data = sse.fields(piece)

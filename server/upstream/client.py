@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from server.config.schema import Target, Timeouts, Upstream
@@ -10,8 +11,10 @@ from server.errors import GatewayError, InvalidRequest
 from server.protocols import Protocol
 from server.upstream.connection import Head, Origin, StaleConnectionError
 from server.upstream.pool import Pool
-from server.upstream.proxied import ProxiedPool
 from server.upstream.relay import Relay
+
+if TYPE_CHECKING:
+    from server.upstream.proxied import ProxiedPool
 
 USER_AGENT = "gatewayctl"
 ANTHROPIC_VERSION = "2023-06-01"
@@ -117,7 +120,7 @@ class UpstreamClient:
         self._endpoints = endpoints
         self.pool = pool
         self._proxied = {
-            name: ProxiedPool(endpoint.proxy)
+            name: _proxied_pool(endpoint.proxy)
             for name, endpoint in endpoints.items()
             if endpoint.proxy is not None
         }
@@ -146,7 +149,7 @@ class UpstreamClient:
     async def _exchange(
         self,
         relay: Relay,
-        pool: Pool | ProxiedPool,
+        pool: "Pool | ProxiedPool",
         args: tuple[Origin, Relay, bytes, bytes, Timeouts],
         *,
         fresh: bool,
@@ -158,6 +161,12 @@ class UpstreamClient:
             return err
         finally:
             relay.detach()
+
+
+def _proxied_pool(proxy: str) -> "ProxiedPool":
+    from server.upstream.proxied import ProxiedPool  # httpx: 2 MB that most gateways never need
+
+    return ProxiedPool(proxy)
 
 
 def _head(endpoint: Endpoint, dispatch: Dispatch) -> bytes:
