@@ -9,7 +9,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +57,8 @@ class Running:
     url: str
     services: Services
     demo: demo.DemoServer | None
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[str, ...]
+    connections: Collection[object]
 
 
 def serve(
@@ -144,17 +145,20 @@ async def running(
         services = Services(settings, store, gateway, clock.now(), deadlines or Deadlines())
         stack.push_async_callback(_end_instance, store, instance_id)
         stack.push_async_callback(_stop_task, asyncio.create_task(_reload(services, watcher)))
-        await stack.enter_async_context(_listening(services, sock))
+        connections = await stack.enter_async_context(_listening(services, sock))
         exposed = exposure(config.server, sock.getsockname()[0])
         warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
         for warning in warnings:
             _log.warning("%s", warning)
-        yield Running(_url(config.server, sock), services, demo_server, warnings)
+        yield Running(_url(config.server, sock), services, demo_server, warnings, connections)
 
 
 @asynccontextmanager
-async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[None]:
-    """Answer requests inside the block; at its end finish those that are on their way."""
+async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[Collection[object]]:
+    """Answer requests inside the block, which is given the open connections.
+
+    At its end those that are on their way are finished.
+    """
     app = create_app(services)
     server: Any = await app.create_server(
         sock=sock,
@@ -169,7 +173,7 @@ async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[N
     await server.start_serving()
     await server.after_start()
     try:
-        yield
+        yield server.connections
     finally:
         services.is_draining = True
         app.config.KEEP_ALIVE = False

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -124,23 +125,34 @@ async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 5) -> 
 
 @dataclass
 class Recorder:
-    """An upstream that keeps what it is sent, and answers each request with the same bytes."""
+    """An upstream that keeps what it is sent; it answers each request with the same bytes.
 
-    answer: bytes
+    Without an answer it stays silent. `open` counts the requests whose client is still there.
+    """
+
+    answer: bytes | None
     url: str = ""
     heads: list[bytes] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
+    open: int = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 named = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-                body = await reader.readexactly(int(named[b"content-length"]))
-                self.heads.append(head)
-                self.bodies.append(body)
-                writer.write(self.answer)
-                await writer.drain()
+                self.open += 1
+                try:
+                    body = await reader.readexactly(int(named[b"content-length"]))
+                    self.heads.append(head)
+                    self.bodies.append(body)
+                    if self.answer is None:
+                        await reader.read()
+                        return
+                    writer.write(self.answer)
+                    await writer.drain()
+                finally:
+                    self.open -= 1
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -148,7 +160,7 @@ class Recorder:
 
 
 @asynccontextmanager
-async def recording(answer: bytes):
+async def recording(answer: bytes | None):
     """Run a `Recorder` on a free port."""
     recorder = Recorder(answer)
     server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0, limit=1024 * 1024)
@@ -187,3 +199,28 @@ COMPLETION = {
     ],
     "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
 }
+ASK = {"model": "smart", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
+TOOLS = ("claudecode", "cline", "cursor", "roocode")
+ROOTS = ("/v1", *(f"/{tool}{version}" for tool in TOOLS for version in ("/v1", "", "/v1/v1")))
+
+
+def check_refusal(reply: Reply, protocol: str, status: int, kind: str) -> str:
+    """Check an error answer whole, in the envelope of `protocol`; give its message.
+
+    `kind` is Anthropic's `error.type` or OpenAI's `error.code`.
+    """
+    made = reply.header("request-id")
+    assert re.fullmatch("req_[0-9a-f]{32}", made or "")
+    assert reply.header("x-request-id") == made
+    assert reply.status == status
+    body = reply.json()
+    error = body["error"]
+    if protocol == "anthropic":
+        assert body == {"type": "error", "error": error, "request_id": made}
+        assert error["type"] == kind
+    else:
+        assert error.keys() == {"message", "type", "param", "code"}
+        assert error["code"] == kind
+    assert "Traceback" not in error["message"]
+    assert reply.header("content-type") == "application/json"
+    return error["message"]
