@@ -16,6 +16,7 @@ from server.routes.head import CheckedRequest
 from server.routes.services import Services
 
 LONGEST_HEADER_BYTES = 16_384
+METHODS = ("DELETE", "GET", "HEAD", "POST")
 
 _log = logging.getLogger(__name__)
 _numbers = count(1)  # Sanic wants a name for each app that one process makes
@@ -67,7 +68,7 @@ def _translated(request: Request[Any, Any], exception: Exception) -> GatewayErro
         case SanicNotFound():
             return errors.NotFound(f"There is nothing at {request.path[:200]}.")
         case SanicMethodNotAllowed():
-            allowed = tuple(sorted(exception.headers.get("Allow", "").split(", ")))
+            allowed = tuple(method for method in METHODS if _serves(request, method))
             return errors.MethodNotAllowed(
                 f"{request.method} is not possible here; use {' or '.join(allowed)}.",
                 allowed=allowed,
@@ -79,6 +80,15 @@ def _translated(request: Request[Any, Any], exception: Exception) -> GatewayErro
         case SanicException() if exception.status_code < 500:
             return errors.InvalidRequest("The request is not valid HTTP.")
     return _unexpected(request, exception)
+
+
+def _serves(request: Request[Any, Any], method: str) -> bool:
+    # Sanic itself cannot tell for a path with a parameter in it (25.12).
+    try:
+        request.app.router.get(request.path, method, None)
+    except SanicMethodNotAllowed:
+        return False
+    return True
 
 
 def _unexpected(request: Request[Any, Any], exception: Exception) -> GatewayError:
