@@ -120,7 +120,7 @@ class UpstreamClient:
         self._endpoints = endpoints
         self.pool = pool
         self._proxied = {
-            name: _proxied_pool(endpoint.proxy)
+            name: _proxied_pool(endpoint.proxy, pool)
             for name, endpoint in endpoints.items()
             if endpoint.proxy is not None
         }
@@ -163,10 +163,10 @@ class UpstreamClient:
             relay.detach()
 
 
-def _proxied_pool(proxy: str) -> "ProxiedPool":
+def _proxied_pool(proxy: str, direct: Pool) -> "ProxiedPool":
     from server.upstream.proxied import ProxiedPool  # httpx: 2 MB that most gateways never need
 
-    return ProxiedPool(proxy)
+    return ProxiedPool(proxy, direct.ssl_context())
 
 
 def _head(endpoint: Endpoint, dispatch: Dispatch) -> bytes:
