@@ -118,7 +118,8 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
     costs no exactness and saves a look-up. Raises as `authenticate`.
     """
     known, presented = services.callers, _presented(request)
-    if len(presented) != 1:  # where one of two keys dies, the other one counts at once
+    if len(presented) != 1 or not presented[0].isascii():
+        # Where one of two keys dies, the other one counts at once.
         return _look_up(request, services, presented)
     digest = secrets_of_keys.digest(presented[0])
     caller = known.get(digest)
