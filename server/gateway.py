@@ -15,7 +15,7 @@ from server.protocols import Protocol, body
 from server.protocols.by_protocol import ESTIMATE, READ
 from server.store.db import Store
 from server.upstream.client import Dispatch, UpstreamClient, forwarded_headers
-from server.upstream.relay import Relay
+from server.upstream.relay import PING_AFTER_S, Relay
 from server.usage.record import Outcome
 
 SETTLE_WAIT_S = 1.0  # how long the last bytes wait for a commit that does not come
@@ -61,6 +61,7 @@ class Gateway:
         self.upstream = upstream
         self.rules = rules
         self.instance_id = instance_id
+        self.ping_after_s = PING_AFTER_S
         self.pumps: set[asyncio.Task[None]] = set()
 
     def serve(self, call: Call) -> "Flight":
@@ -103,7 +104,12 @@ class Flight:
         )
         request = self.plan.request
         hide_usage = call.protocol is Protocol.OPENAI and not request.wants_usage
-        self.relay = Relay(call.protocol, streaming=request.stream, hide_usage=hide_usage)
+        self.relay = Relay(
+            call.protocol,
+            streaming=request.stream,
+            hide_usage=hide_usage,
+            ping_after_s=gateway.ping_after_s,
+        )
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)

@@ -94,7 +94,7 @@ def test_any_cut_gives_the_client_the_same_bytes_and_the_row_the_same_usage(path
         relay.release(await relay.over)
         return await read(relay)
 
-    @settings(deadline=None, max_examples=25)
+    @settings(deadline=None, max_examples=20)
     @given(st.lists(st.integers(0, len(stream)), max_size=40))
     def check(cuts):
         pieces = [stream[a:b] for a, b in pairwise([0, *sorted(cuts), len(stream)])]
@@ -111,7 +111,7 @@ def test_any_cut_gives_the_client_the_same_bytes_and_the_row_the_same_usage(path
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-@pytest.mark.parametrize("size", [None, 1, 3, 100])
+@pytest.mark.parametrize("size", [None, 1, 100])
 def test_golden_streams_arrive_through_real_sockets_in_chunks_of_any_size(path, size):
     stream, protocol = path.read_bytes(), protocol_of(path)
 
