@@ -1,7 +1,7 @@
 """One run of the command line: the only door to the configuration and the store."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,9 +42,13 @@ class Session:
         from server.config.load import load
 
         settings = load(self.find_config())
-        for warning in settings.warnings:
-            self.out.note(f"warning: {warning}")
+        self.warn(settings.warnings)
         return settings
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Tell the operator what should not stay as it is."""
+        for warning in warnings:
+            self.out.note(f"warning: {warning}.")
 
     @contextmanager
     def reading(self) -> Iterator["Settings"]:

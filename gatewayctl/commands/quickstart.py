@@ -37,6 +37,7 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
     def ready(gateway: lifecycle.Running) -> None:
         nonlocal told
         told = True
+        session.warn(gateway.warnings)
         _tell(session, done, gateway.url)
 
     try:
@@ -45,6 +46,7 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
     finally:
         if not told:
             _save_secret(session, done)
+    session.out.note("Stopped. `gatewayctl usage` shows what was served.")
     raise typer.Exit(status)
 
 
@@ -72,7 +74,8 @@ def _tell(session: Session, done: Completed, url: str) -> None:
     secret = None if done.minted is None else done.minted.secret
     if secret is not None and not session.out.for_people:
         session.out.text(f"{secret}\n")
-    session.out.sheet(f"gatewayctl serves at {url}", ways_to_call(url, secret))
+    title = f"gatewayctl serves at {url}; call it from another terminal"
+    session.out.sheet(title, ways_to_call(url, secret))
     session.out.note(f"Config, presets and database are in {done.settings.folder}.")
     session.out.note("Ctrl-C stops the gateway; nothing under way is lost.")
 

@@ -3,8 +3,9 @@
 import typer
 
 from gatewayctl.options import HostOption, PortOption, noun
-from gatewayctl.serving import exposure, serving
+from gatewayctl.serving import serving
 from gatewayctl.session import Session
+from server.config.load import load
 
 app = noun("Run the gateway.")
 
@@ -18,13 +19,11 @@ def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = Non
     from server import lifecycle
 
     session = Session.of(ctx)
-    settings = session.settings()
-    warning = exposure(settings.config.server, host)
-    if warning is not None:
-        session.out.note(f"warning: {warning}.")
+    settings = load(session.find_config())
 
     def ready(gateway: lifecycle.Running) -> None:
         document = {"object": "gateway", "url": gateway.url, "log": str(settings.log_path)}
+        session.warn(gateway.warnings)
         session.out.lines(document, ())
         session.out.note(f"Serving at {gateway.url}; the log is {settings.log_path}.")
 

@@ -59,7 +59,7 @@ def usage(
     with session.reading():
         owner = tenants.find(tenant).id
         reports = [report(each, days.since, days.until, days.tz, owner) for each in wanted]
-        key_names = _key_names(owner) if for_people else {}
+        key_names = names_of_keys(owner) if for_people else {}
     if csv and not session.out.as_json:
         session.out.text(reports[0].as_csv())
         return
@@ -140,7 +140,7 @@ def _figures(sums: Totals) -> list[str]:
     return [f"{figure:,}" for figure in figures]
 
 
-def _key_names(tenant_id: int) -> dict[str, str]:
+def names_of_keys(tenant_id: int) -> dict[str, str]:
     """Name each key as people know it, with the end of its id: names need not be unique."""
     owned = Key.select(Key.public_id, Key.name).where(Key.tenant == tenant_id)
     return {key.public_id: f"{key.name} …{key.public_id[-6:]}" for key in owned}

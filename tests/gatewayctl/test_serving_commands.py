@@ -210,7 +210,7 @@ def test_serving_beyond_this_machine_without_tls_is_worth_a_warning(start, ready
         time.sleep(0.02)
     server.stop()
 
-    assert "warning: 0.0.0.0 is beyond this machine" in "".join(server.err)
+    assert "warning: 0.0.0.0 can be reached from other machines" in "".join(server.err)
 
 
 def test_the_demo_upstream_serves_alone(start, home):
