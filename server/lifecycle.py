@@ -119,6 +119,7 @@ async def running(
     environ: Mapping[str, str] = os.environ,
     demo_options: demo.DemoOptions | None = None,
     deadlines: Deadlines | None = None,
+    reload_every_s: float = RELOAD_EVERY_S,
 ) -> AsyncIterator[Running]:
     """Run a gateway inside the block: ready when it begins, drained when it ends.
 
@@ -144,7 +145,9 @@ async def running(
         gateway = Gateway(store, client, Rules.of(config, presets), instance_id)
         services = Services(settings, store, gateway, clock.now(), deadlines or Deadlines())
         stack.push_async_callback(_end_instance, store, instance_id)
-        stack.push_async_callback(_stop_task, asyncio.create_task(_reload(services, watcher)))
+        stack.push_async_callback(
+            _stop_task, asyncio.create_task(_reload(services, watcher, reload_every_s))
+        )
         connections = await stack.enter_async_context(_listening(services, sock))
         exposed = exposure(config.server, sock.getsockname()[0])
         warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
@@ -294,10 +297,10 @@ async def _end_instance(store: Store, instance_id: int) -> None:
     await store.write(instances.end, instance_id, clock.now())
 
 
-async def _reload(services: Services, watcher: Watcher) -> None:
+async def _reload(services: Services, watcher: Watcher, every_s: float) -> None:
     """Swap the rules when preset files change; running requests keep the ones they have."""
     while True:
-        await asyncio.sleep(RELOAD_EVERY_S)
+        await asyncio.sleep(every_s)
         found = await asyncio.to_thread(watcher.poll, time.monotonic())
         if isinstance(found, ConfigError):
             _log.error("presets were not reloaded: %s", found)

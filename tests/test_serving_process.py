@@ -1,0 +1,290 @@
+"""A real `serve` process: signals, drains, crashes, and what keeps it from starting."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from urllib.request import Request as HttpRequest
+from urllib.request import urlopen
+
+import httpx
+import peewee
+import pytest
+from support.gateways import DEMO_CONFIG, lay_out
+from support.validators import check_messages_stream
+
+from server import clock
+from server.config.load import load
+from server.lifecycle import PortTaken, serve
+from server.store import models
+from server.store.db import open_database, transaction
+from server.store.lock import ServeLock
+from server.store.migrate import migrate
+from server.store.problems import LockHeld
+from server.tenants import keys, secrets, tenants
+
+STREAM = {
+    "model": "slow",
+    "max_tokens": 100,
+    "stream": True,
+    "messages": [{"role": "user", "content": "hello"}],
+}
+CONFIG = DEMO_CONFIG.replace(
+    "models:",
+    "models:\n"
+    '  slow: {targets: [{upstream: demo, model: "fault:stall:1.5"}], free: true}\n'
+    '  endless: {targets: [{upstream: demo, model: "fault:endless:20"}], free: true}',
+)
+SCRIPT = """
+import sys
+from pathlib import Path
+from server.config.load import load
+from server.lifecycle import serve
+
+def ready(gateway):
+    print(gateway.url, flush=True)
+
+sys.exit(serve(load(Path(sys.argv[1])), port=0, ready=ready))
+"""
+
+
+def _prepare(folder, config=CONFIG):
+    """Lay out a folder with a database and a key; give the config's path and the secret."""
+    path = lay_out(folder, config)
+    database_path = load(path).database_path
+    migrate(database_path)
+    database = open_database(database_path)
+    secret, now = secrets.generate(), clock.now()
+    with transaction():
+        tenant = tenants.ensure_default(now)
+        keys.mint(
+            tenant.id,
+            "test",
+            billing=keys.Billing.PAY_PER_TOKEN,
+            scope=keys.Scope.MANAGE,
+            member=None,
+            expires_at=None,
+            created_by="cli",
+            now=now,
+            secret=secret,
+        )
+    database.close()
+    return path, secret
+
+
+@contextmanager
+def _serving(path):
+    """Run `serve` in a process of its own; gives it, and its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+class _Streams:
+    """Streams that run in threads, until each ends in its own way."""
+
+    def __init__(self, url, secret, count, ask=STREAM):
+        self._client = httpx.Client(base_url=url, headers={"x-api-key": secret}, timeout=30)
+        self._begun = threading.Semaphore(0)
+        self.ends = []
+        self._threads = [
+            threading.Thread(target=self._read, args=(ask,), daemon=True) for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+        for _ in self._threads:
+            assert self._begun.acquire(timeout=20)
+
+    def _read(self, ask):
+        received = b""
+        try:
+            with self._client.stream("POST", "/v1/messages", json=ask) as answer:
+                for piece in answer.iter_raw():
+                    if not received:
+                        self._begun.release()
+                    received += piece
+        except httpx.HTTPError as error:
+            received = error
+        self.ends.append(received)
+
+    def join(self):
+        for thread in self._threads:
+            thread.join(20)
+        self._client.close()
+        return self.ends
+
+
+def _rows(path):
+    database = open_database(load(path).database_path, query_only=True)
+    try:
+        return list(models.Request.select().order_by(models.Request.id).dicts())
+    finally:
+        database.close()
+
+
+def _wait_until_closed(url):
+    """Wait until new connections are refused: the drain has begun."""
+    parts, deadline = urlsplit(url), time.monotonic() + 5
+    while True:
+        try:
+            socket.create_connection((parts.hostname, parts.port), 5).close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < deadline, "it went on to listen"
+        time.sleep(0.01)
+
+
+def _get(url, path):
+    with urlopen(HttpRequest(url + path), timeout=5) as answer:
+        return json.load(answer)
+
+
+def test_the_first_signal_lets_20_streams_finish_and_then_the_process_ends(tmp_path):
+    path, secret = _prepare(tmp_path)
+
+    with _serving(path) as (process, url):
+        idle = httpx.Client(base_url=url)  # a kept-alive connection must not delay the end
+        assert idle.get("/readyz").json() == {"status": "ready"}
+        waiting = httpx.Client(base_url=url, headers={"x-api-key": secret})
+        streams = _Streams(url, secret, 20)
+        process.send_signal(signal.SIGTERM)
+        _wait_until_closed(url)
+        with pytest.raises(httpx.HTTPError):
+            waiting.get("/readyz")
+        with pytest.raises(httpx.HTTPError):
+            idle.post("/v1/messages", json=STREAM)
+        ends = streams.join()
+        last = time.monotonic()
+        status = process.wait(10)
+        lag = time.monotonic() - last
+        idle.close()
+        waiting.close()
+
+    assert all(check_messages_stream(received) for received in ends)
+    assert len(ends) == 20
+    assert status == 0
+    assert lag < 1.5
+    assert [row["outcome"] for row in _rows(path)] == ["completed"] * 20
+
+
+def test_while_draining_a_connection_in_use_gets_a_503_and_is_closed(tmp_path):
+    """The request is on its way when the signal comes: its body follows after it."""
+    path, secret = _prepare(tmp_path)
+
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 1)
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as client:
+            ask = json.dumps(STREAM).encode()
+            head = f"POST /v1/messages HTTP/1.1\r\nhost: x\r\ncontent-length: {len(ask)}\r\n"
+            client.sendall(head.encode())
+            time.sleep(0.1)  # nothing shows when the process has read this
+            process.send_signal(signal.SIGTERM)
+            _wait_until_closed(url)
+            client.sendall(f"x-api-key: {secret}\r\n\r\n".encode() + ask)
+            answer = b""
+            while piece := client.recv(65536):
+                answer += piece
+        ends = streams.join()
+        status = process.wait(10)
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 5\r\n" in answer
+    assert b"\r\nconnection: close\r\n" in answer
+    assert b'"type":"overloaded_error"' in answer
+    assert check_messages_stream(ends[0])
+    assert status == 0
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path):
+    path, secret = _prepare(tmp_path)
+
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 2, {**STREAM, "model": "endless"})
+        process.send_signal(signal.SIGINT)
+        _wait_until_closed(url)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(2) == 1
+        ends = streams.join()
+
+    assert all(isinstance(end, httpx.HTTPError) for end in ends)
+
+
+def test_streams_that_outlast_the_drain_are_cut_and_settled(tmp_path):
+    path, secret = _prepare(tmp_path, CONFIG + "server: {drain_s: 0.5}\n")
+
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 3, {**STREAM, "model": "endless"})
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(10)
+        took = time.monotonic() - begun
+        ends = streams.join()
+
+    rows = _rows(path)
+    assert status == 0
+    assert took < 3
+    assert all(isinstance(end, httpx.HTTPError) for end in ends)
+    assert [(row["state"], row["outcome"]) for row in rows] == [("settled", "cancelled")] * 3
+
+
+def test_what_a_killed_process_left_open_is_settled_as_interrupted(tmp_path):
+    path, secret = _prepare(tmp_path)
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 3, {**STREAM, "model": "endless"})
+        process.kill()
+        process.wait()
+        streams.join()
+    assert {row["state"] for row in _rows(path)} == {"open"}
+
+    with _serving(path) as (_, url):
+        assert _get(url, "/readyz") == {"status": "ready"}
+        rows = _rows(path)
+
+    assert [(row["state"], row["outcome"]) for row in rows] == [("settled", "interrupted")] * 3
+    assert all(row["input_tokens"] > 0 for row in rows)
+    database = peewee.SqliteDatabase(load(path).database_path)
+    assert database.execute_sql("PRAGMA integrity_check").fetchall() == [("ok",)]
+    database.close()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_taken_port_is_named_and_nothing_is_touched(tmp_path, host):
+    path = lay_out(tmp_path, CONFIG)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as taken:
+        taken.bind((host, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        with pytest.raises(PortTaken, match=rf"{port}\b.* --port"):
+            serve(load(path), host=host, port=port)
+
+    assert not (tmp_path / "gateway.db").exists()
+
+
+def test_a_database_that_another_process_serves_is_left_alone(tmp_path):
+    path, _ = _prepare(tmp_path)
+
+    with ServeLock(load(path).database_path), pytest.raises(LockHeld, match=r"in use by process"):
+        serve(load(path), port=0)
+
+
+def test_a_process_listens_on_ipv6_too(tmp_path):
+    path, _ = _prepare(tmp_path, CONFIG + 'server: {host: "::1"}\n')
+
+    with _serving(path) as (_, url):
+        assert url.startswith("http://[::1]:")
+        assert _get(url, "/healthz") == {"status": "ok"}
