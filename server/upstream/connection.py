@@ -208,7 +208,6 @@ class Connection(asyncio.Protocol):
         self._sized = (
             b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
         )
-        self._clean = not (b"content-length" in names and b"transfer-encoding" in names)
         self._arm(self._timeouts.idle_s)
         self._sink.on_head(Head(status, self._headers))
 
@@ -219,7 +218,7 @@ class Connection(asyncio.Protocol):
             self._complete = True
             self._body_parts = len(self._parts)
             # Right only inside this callback.
-            self._reusable = self._clean and self._parser.should_keep_alive()
+            self._reusable = self._parser.should_keep_alive()
 
     # inside
 

@@ -108,7 +108,5 @@ class Pool:
             raise UpstreamError("The provider's TLS certificate or handshake failed.") from exc
         except OSError as exc:
             raise UpstreamError("The provider could not be reached.") from exc
-        if connection.is_closed:  # it has told its owner, who did not know it yet
-            raise UpstreamError("The provider closed the connection at once.")
         self._open.add(connection)
         return connection

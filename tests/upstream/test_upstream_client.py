@@ -118,6 +118,24 @@ def test_a_stale_connection_is_tried_again_once_on_a_new_one(end, size):
     assert (server.accepted, len(server.requests)) == (2, 3)
 
 
+def test_the_second_try_does_not_take_the_next_idle_connection():
+    """A provider that restarted has closed them all."""
+
+    async def scenario():
+        both = asyncio.Event()
+        async with upstream([both, OK], [both, OK], [FIN], [OK]) as server:
+            client = client_for(server)
+            asked = [asyncio.create_task(relayed(client, streaming=False)) for _ in range(2)]
+            await until(lambda: len(server.requests) == 2)
+            both.set()
+            await asyncio.gather(*asked)
+            got = await relayed(client, streaming=False)
+            await client.close()
+        return got.error, server.accepted
+
+    assert run(scenario()) == (None, 3)
+
+
 def test_a_second_failure_is_not_tried_again():
     got, server = answers([OK], [FIN], [FIN], times=2)
 

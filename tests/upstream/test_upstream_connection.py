@@ -158,10 +158,15 @@ def test_a_connection_is_not_reused_after(first):
     assert accepted == 2
 
 
-def test_content_length_beside_transfer_encoding_is_no_answer_that_a_connection_survives():
-    both = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n"
+@pytest.mark.parametrize("coding", [b"chunked", b"gzip", b"identity", b""])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_content_length_beside_transfer_encoding_is_no_http(coding, is_first):
+    """Two lengths for one body: another reader on the way could see another end."""
+    lines = [b"content-length: 3\r\n", b"transfer-encoding: " + coding + b"\r\n"]
+    both = b"HTTP/1.1 200 OK\r\n" + b"".join(reversed(lines) if is_first else lines) + b"\r\n"
     sinks, accepted, _ = exchange(both + chunked(b"abc"), OK, times=2, settle=True)
 
+    assert error_of(sinks[0]) == (UpstreamError, "The provider broke HTTP in its answer.")
     assert (sinks[1].ends, accepted) == ([None], 2)
 
 

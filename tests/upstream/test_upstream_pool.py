@@ -108,6 +108,23 @@ def test_a_connection_that_was_idle_too_long_is_closed_and_not_used():
     assert run(scenario()) == 2
 
 
+def test_a_connection_that_is_closing_is_not_used():
+    """Between the provider's hang-up and the loop's next turn it is still in the pool."""
+
+    async def scenario():
+        pool = Pool()
+        async with upstream([OK]) as server:
+            first = Recorder()
+            connection = await pool.send(server.origin, first, *request(), QUICK)
+            await first.over
+            connection.abort()
+            sink = await ask(pool, server)
+            await pool.close()
+        return sink.ends, server.accepted
+
+    assert run(scenario()) == ([None], 2)
+
+
 def test_fresh_means_a_new_connection():
     async def scenario():
         pool = Pool()
