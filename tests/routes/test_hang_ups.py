@@ -2,15 +2,17 @@
 
 import asyncio
 import json
+import random
 import socket
 from contextlib import asynccontextmanager, suppress
 from urllib.parse import urlsplit
 
 import pytest
-from support.gateways import config_for, started
+from support.gateways import DEMO_CONFIG, config_for, started
 from support.wires import ASK, http_answer, recording, request, run, until, wire
 
 from server.routes.services import Deadlines
+from server.upstream.demo import DemoOptions
 
 MB = 1024 * 1024
 STREAM = {**ASK, "stream": True}
@@ -170,3 +172,41 @@ def _deaf(url):
     parts = urlsplit(url)
     client.connect((parts.hostname, parts.port))
     return client
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_hang_ups_at_random_places_leave_nothing_open_and_one_row_each(tmp_path, seed):
+    chance = random.Random(seed)
+
+    async def visit(gateway, number):
+        path = chance.choice(["/v1/messages", "/claudecode/messages", "/cursor/chat/completions"])
+        size = chance.choice([300, 20_000, 66_000, 140_000])
+        body = _body(size, {**ASK, "stream": chance.random() < 0.7})
+        data = request("POST", path, body, x_api_key=gateway.secret)
+        sent = data[: chance.randrange(len(data))] if chance.random() < 0.3 else data
+        async with wire(gateway.url) as connection:
+            await connection.send(sent)
+            if sent is data:
+                await connection.reader.read(chance.choice([1, 100, 1000, 5000]))
+            if chance.random() < 0.5:
+                connection.writer.close()
+
+    async def scenario():
+        options = DemoOptions(pace_words_per_s=200)
+        async with started(tmp_path, DEMO_CONFIG, demo_options=options) as gateway:
+            for _ in range(10):
+                await asyncio.gather(*(visit(gateway, number) for number in range(10)))
+            await until(lambda: _is(not gateway.running.connections), 3)
+            await until(lambda: _is(not gateway.gateway.pumps), 3)
+            journal = gateway.running.demo.journal
+            await until(lambda: _is(not journal.open), 3)
+            return await _rows(gateway), [entry.request_id for entry in journal.entries]
+
+    rows, served = run(scenario)
+
+    ids = [row["request_id"] for row in rows]
+    assert len(set(ids)) == len(ids)
+    assert set(served) <= set(ids)
+    assert len(served) == len(set(served)) > 20
+    assert {row["outcome"] for row in rows} <= {"completed", "cancelled"}
+    assert " ERROR " not in (tmp_path / "gateway.log").read_text()
