@@ -138,7 +138,10 @@ class Flight:
             opening = rows.opening(self._call, self.plan, self._gateway.instance_id)
             await self._gateway.store.write(admission.admit, opening)
             error = await self._gateway.upstream.forward(self._dispatch, self.relay)
-            self._outcome = Outcome.COMPLETED if error is None else Outcome.UPSTREAM_ERROR
+            self._outcome = Outcome.COMPLETED
+            if error is not None:
+                self._outcome = Outcome.UPSTREAM_ERROR
+                error.headers = rows.upstream_headers(self.relay)
         except GatewayError as refusal:
             self._is_held = False
             error = refusal

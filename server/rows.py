@@ -6,8 +6,9 @@ import time
 from server import clock
 from server.calls import Call, Plan
 from server.errors import GatewayError
-from server.protocols import envelopes
+from server.protocols import body, envelopes
 from server.protocols.by_protocol import ESTIMATE
+from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
 from server.usage.record import Closing, Opening, Outcome
 
@@ -59,27 +60,28 @@ def closing(
     request, its input is estimated and the output counted from what was delivered, and the row
     says so. A request that a provider refused, or that never reached one, cost nothing.
     """
-    seen = relay.meter.usage
-    took_it = relay.answered_ok or (relay.head is None and outcome is Outcome.CANCELLED)
-    read, written = seen.input_tokens, seen.output_tokens
-    missing = took_it and (read is None or written is None)
+    meter, first = relay.meter, relay.first_byte_at
+    read, written = meter.usage.input_tokens, meter.usage.output_tokens
+    # Messages counts one token of output at the start, and the others only with the reason why
+    # it stopped: a stream that broke off in between has delivered more than it said.
+    is_final = written is not None and (meter.finished or meter.stop_reason is not None)
+    missing = _was_taken(relay, outcome) and (read is None or not is_final)
     if missing and read is None:
-        read = ESTIMATE[call.protocol](plan.request.fields)
-    if missing and written is None:
-        written = relay.meter.estimated_output_tokens()
-    first = relay.first_byte_at
+        read = ESTIMATE[call.protocol](body.split(plan.payload))
+    if missing and not is_final:
+        written = max(written or 0, meter.estimated_output_tokens())
     return Closing(
         outcome=outcome,
         duration_ms=_ms(time.monotonic() - begun),
         status=_status(call, relay, outcome, error),
         first_byte_ms=None if first is None else _ms(first - begun),
         error=_error_code(relay, error),
-        stop_reason=relay.meter.stop_reason,
+        stop_reason=meter.stop_reason,
         upstream_request_id=upstream_request_id(relay),
         input_tokens=read or 0,
-        cache_read_input_tokens=seen.cache_read_input_tokens or 0,
-        cache_write_5m_tokens=seen.cache_write_5m_tokens or 0,
-        cache_write_1h_tokens=seen.cache_write_1h_tokens or 0,
+        cache_read_input_tokens=meter.usage.cache_read_input_tokens or 0,
+        cache_write_5m_tokens=meter.usage.cache_write_5m_tokens or 0,
+        cache_write_1h_tokens=meter.usage.cache_write_1h_tokens or 0,
         output_tokens=written or 0,
         estimated=missing,
     )
@@ -94,6 +96,21 @@ def upstream_request_id(relay: Relay) -> str | None:
         if value is not None and _LABEL(text := value.decode("latin-1")):
             return text
     return None
+
+
+def upstream_headers(relay: Relay) -> dict[str, str]:
+    """Give what a client may see of the provider's headers: its limits, and its request's id."""
+    shown = shown_headers(relay.head)
+    if (theirs := upstream_request_id(relay)) is not None:
+        shown["x-upstream-request-id"] = theirs
+    return shown
+
+
+def _was_taken(relay: Relay, outcome: Outcome) -> bool:
+    """Tell whether the provider took the request, and will want to be paid for its input."""
+    if relay.meter.error is not None and relay.meter.message_id is None:
+        return False  # a refusal that came as the first event of a stream
+    return relay.answered_ok or (relay.head is None and outcome is Outcome.CANCELLED)
 
 
 def _label(call: Call, names: tuple[str, ...]) -> str | None:

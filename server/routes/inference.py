@@ -9,8 +9,7 @@ from server.routes import wire
 from server.routes.paths import ROOTS
 from server.routes.services import services_of
 from server.routes.wire import AnyApp, AnyRequest
-from server.rows import upstream_request_id
-from server.upstream.client import shown_headers
+from server.rows import upstream_headers
 
 PATHS = {Protocol.ANTHROPIC: "messages", Protocol.OPENAI: "chat/completions"}
 
@@ -51,9 +50,7 @@ async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> F
 
 async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> wire.Answer | None:
     relay, made = flight.relay, wire.request_id(request)
-    headers = {"request-id": made, "x-request-id": made, **shown_headers(relay.head)}
-    if (theirs := upstream_request_id(relay)) is not None:
-        headers["x-upstream-request-id"] = theirs
+    headers = {"request-id": made, "x-request-id": made, **upstream_headers(relay)}
     if relay.body is not None:
         return wire.Answer(relay.body, headers=headers)
     headers["cache-control"] = "no-cache"
