@@ -81,17 +81,31 @@ def test_a_stream_has_the_same_headers_and_is_not_to_be_cached(tmp_path):
     assert reply.body == events
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 429, 500, 503, 529])
 @pytest.mark.parametrize("protocol", PATHS)
-def test_the_upstreams_key_never_comes_back_with_an_error(tmp_path, protocol, status):
+def test_the_upstreams_key_never_comes_back_with_an_error(tmp_path, protocol):
     error = {"type": "whatever", "message": f"Incorrect API key provided: {UPSTREAM_KEY}."}
-    answer = http_answer(status, {"error": error}, ID, *UPSTREAM)
+    statuses = (302, 400, 401, 403, 404, 413, 429, 500, 503, 529)
 
-    reply, _, _, _ = _exchange(tmp_path, answer, protocol=protocol)
+    async def scenario():
+        async with (
+            recording(None) as upstream,
+            started(tmp_path, config_for(upstream.url, protocol=protocol)) as gateway,
+            wire(gateway.url) as connection,
+        ):
+            replies = []
+            for status in statuses:
+                upstream.answer = http_answer(status, {"error": error}, ID, *UPSTREAM)
+                body = json.dumps(ASK).encode()
+                post = request("POST", PATHS[protocol], body, x_api_key=gateway.secret)
+                replies.append(await connection.ask(post))
+            return replies
 
-    assert reply.status >= 400
-    assert UPSTREAM_KEY.encode() not in reply.body
-    assert not {name for name, _ in reply.headers} & set(HIDDEN)
+    replies = run(scenario)
+
+    for reply in replies:
+        assert reply.status >= 400
+        assert UPSTREAM_KEY.encode() not in reply.body
+        assert not {name for name, _ in reply.headers} & set(HIDDEN)
     log = (tmp_path / "gateway.log").read_text()
     assert UPSTREAM_KEY not in log
     assert "hello" not in log
