@@ -46,9 +46,12 @@ def up_to_end(events: bytes, protocol: Protocol) -> bytes:
 
 
 def _pieces(events: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Cut whole events apart; each comes with the blank line that ended it."""
+    """Cut whole events apart, each with the blank line that ended it.
+
+    An LF alone, the late half of a CRLF, comes last and without one.
+    """
     parts = _BLANK_LINES.split(events)
-    return zip(parts[::2], parts[1::2], strict=False)
+    return zip(parts[::2], [*parts[1::2], b""], strict=True)
 
 
 def _is_regular(events: bytes, protocol: Protocol) -> bool:

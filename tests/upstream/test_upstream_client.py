@@ -333,7 +333,7 @@ def test_a_cancelled_request_closes_its_connection_at_once(moment, twice):
             with suppress(asyncio.CancelledError):
                 await task
             busy = client.pool.busy_count
-            await until(lambda: client.pool.open_count == 0 and server.open == 0, 1)
+            await until(lambda: client.pool.open_count == 0 and server.open == 0, 2)
             await client.close()
         return busy
 

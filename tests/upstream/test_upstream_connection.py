@@ -412,7 +412,7 @@ def test_aborting_closes_at_once_and_tells_the_sink_nothing():
             connection.abort()
             connection.pause()
             connection.resume()
-            await until(lambda: pool.open_count == 0 and server.open == 0, 1)
+            await until(lambda: pool.open_count == 0 and server.open == 0, 2)
         return sink.ends
 
     assert run(scenario()) == []

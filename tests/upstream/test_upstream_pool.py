@@ -205,7 +205,7 @@ async def cancelled(pool, server, moment, *, body=b"{}", tls=False, twice=False)
         task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    await until(lambda: pool.open_count == 0 and server.open == 0, 1)
+    await until(lambda: pool.open_count == 0 and server.open == 0, 2)
     assert (pool.busy_count, sink.ends) == (0, [])
 
 
@@ -260,7 +260,7 @@ def test_a_request_cancelled_in_any_turn_of_the_loop_leaves_nothing(ticks):
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await until(lambda: pool.open_count == 0 and server.open == 0, 1)
+            await until(lambda: pool.open_count == 0 and server.open == 0, 2)
         return pool.busy_count
 
     assert run(scenario()) == 0

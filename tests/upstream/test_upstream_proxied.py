@@ -129,7 +129,7 @@ def test_cancelling_closes_everything_at_once(tls, twice, moment):
             task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await until(lambda: server.open == 0 and proxy.open == 0, 1)
+        await until(lambda: server.open == 0 and proxy.open == 0, 2)
         return (await relayed(client)).error
 
     amid = [] if moment == "before the head" else [EVENTS, chunked(DELTA, end=b"")]

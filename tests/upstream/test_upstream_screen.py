@@ -85,6 +85,8 @@ def test_stray_lines_inside_an_event_go_and_the_event_stays(torn, kept):
         (b"data: [DONE]\n\n", OPENAI),
         (b"data: [DONE]\r\n\r\n", OPENAI),
         (b"\n" + CHUNK, OPENAI),
+        (b"\n", OPENAI),
+        (b"\n", ANTHROPIC),
         (CHUNK + b"\n\n\n" + CHUNK, OPENAI),
     ],
 )

@@ -31,7 +31,7 @@ def scene(play, *scripts, timeout=5.0):
                 transport=Transport(pool), base_url=server.url, timeout=timeout
             ) as client:
                 result = await play(client, server, pool)
-                await until(lambda: pool.busy_count == 0, 1)
+                await until(lambda: pool.busy_count == 0, 2)
             assert pool.open_count == 0
             await until(lambda: server.open == 0)
         return result
@@ -159,7 +159,7 @@ def test_a_cancelled_request_closes_its_connection():
         task.cancel()
         await asyncio.wait([task])
         assert task.cancelled()
-        await until(lambda: server.open == 0 and pool.open_count == 0, 1)
+        await until(lambda: server.open == 0 and pool.open_count == 0, 2)
 
     scene(play, [HANG])
 
