@@ -126,6 +126,7 @@ async def running(
     Raises as `serve`.
     """
     _require_keys(settings, environ)
+    tls = _tls(settings)
     config = settings.config
     watcher = Watcher(settings.presets_path)
     presets = load_presets(settings.presets_path)
@@ -135,7 +136,7 @@ async def running(
         _raise_file_limit()
         migrate(settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
-        stack.callback(logs.close_log, logs.open_log(settings.log_path, config.log.level))
+        stack.callback(logs.close_log, _open_log(settings))
         demo_server = await _start_demo(stack, settings, demo_options)
         client = _client(settings, environ, demo_server)
         stack.push_async_callback(client.close)
@@ -148,7 +149,7 @@ async def running(
         stack.push_async_callback(
             _stop_task, asyncio.create_task(_reload(services, watcher, reload_every_s))
         )
-        connections = await stack.enter_async_context(_listening(services, sock))
+        connections = await stack.enter_async_context(_listening(services, sock, tls))
         exposed = exposure(config.server, sock.getsockname()[0])
         warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
         for warning in warnings:
@@ -157,7 +158,9 @@ async def running(
 
 
 @asynccontextmanager
-async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[Collection[object]]:
+async def _listening(
+    services: Services, sock: socket.socket, tls: ssl.SSLContext | None
+) -> AsyncIterator[Collection[object]]:
     """Answer requests inside the block, which is given the open connections.
 
     At its end those that are on their way are finished.
@@ -166,7 +169,7 @@ async def _listening(services: Services, sock: socket.socket) -> AsyncIterator[C
     server: Any = await app.create_server(
         sock=sock,
         protocol=Connection,
-        ssl=_tls(services.settings),
+        ssl=tls,
         return_asyncio_server=True,
         asyncio_server_kwargs={"start_serving": False},
         backlog=1024,
@@ -250,6 +253,17 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _open_log(settings: Settings) -> logging.Handler:
+    try:
+        return logs.open_log(settings.log_path, settings.config.log.level)
+    except OSError as exc:
+        raise ConfigError(
+            f"{settings.log_path} cannot be written ({exc.strerror})",
+            file=settings.path,
+            key="log.file",
+        ) from exc
 
 
 async def _start_demo(

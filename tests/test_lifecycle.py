@@ -117,6 +117,18 @@ def test_a_certificate_that_cannot_be_used_is_a_config_error(tmp_path, damage):
         run(scenario)
 
     assert failure.value.file == settings.path
+    assert not settings.database_path.exists()
+
+
+def test_a_log_that_cannot_be_written_is_a_config_error(tmp_path):
+    settings = load(lay_out(tmp_path, DEMO_CONFIG + "log: {file: presets}\n"))
+
+    async def scenario():
+        async with running(settings, port=0, environ={}):
+            pass
+
+    with pytest.raises(ConfigError, match=r"log\.file: .*presets cannot be written"):
+        run(scenario)
 
 
 @pytest.mark.parametrize(
