@@ -110,8 +110,13 @@ def cline(folder: Path, url: str, secret: str, prompt: str = TASK) -> Client:
         folder / ".cline/data/settings/providers.json",
         {"version": 1, "lastUsedProvider": "anthropic", "providers": {"anthropic": provider}},
     )
-    words = (_binary("cline"), "-P", "anthropic", "-m", model, prompt)
-    return Client(folder, words, {"CLINE_TELEMETRY_DISABLED": "1", "CLINE_NO_AUTO_UPDATE": "1"})
+    settings = {
+        "CLINE_TELEMETRY_DISABLED": "1",
+        "CLINE_NO_AUTO_UPDATE": "1",
+        # Else it leaves a daemon behind, in a process group of its own, and later runs use it.
+        "CLINE_SESSION_BACKEND_MODE": "local",
+    }
+    return Client(folder, (_binary("cline"), "-P", "anthropic", "-m", model, prompt), settings)
 
 
 def opencode(folder: Path, url: str, secret: str, prompt: str = TASK, *, package: str) -> Client:
