@@ -18,7 +18,7 @@ from server.errors import ConfigError, GatewayError
 
 Command = TyperCommand | TyperGroup
 
-_NOUNS = {
+NOUNS = {
     "quickstart": "Set up and serve with the built-in demo upstream, in one step.",
     "init": "Create what is missing: config, presets, database, first key.",
     "serve": "Run the gateway.",
@@ -38,12 +38,12 @@ class Nouns(TyperGroup):
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=text) for name, text in _NOUNS.items()}
+        self.commands = {name: TyperCommand(name, help=text) for name, text in NOUNS.items()}
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Find the command that `args` name, and import it."""
         name, known, rest = super().resolve_command(ctx, args)
-        return name, known and _load(str(name)), rest
+        return name, known and load_noun(str(name)), rest
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +69,8 @@ def run(argv: Sequence[str] | None = None) -> int:
     return failure.status
 
 
-def _load(noun: str) -> Command:
+def load_noun(noun: str) -> Command:
+    """Import the noun's module and give its command, the global options added."""
     app: typer.Typer = import_module(f"gatewayctl.commands.{noun}").app
     command = cast("Command", typer.main.get_command(app))
     verbs = cast("dict[str, Command]", getattr(command, "commands", {}))

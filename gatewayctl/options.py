@@ -92,10 +92,24 @@ def _tenants(session: Session) -> list[tuple[str, str]]:
 
 tenant_names = completed_by(_tenants)
 TenantOption = Annotated[
-    str, typer.Option("--tenant", help="The tenant, by name or id.", autocompletion=tenant_names)
+    str,
+    typer.Option(
+        "--tenant",
+        help="The tenant, by name or id.",
+        metavar="TENANT",
+        autocompletion=tenant_names,
+    ),
 ]
-HostOption = Annotated[str | None, typer.Option("--host", help="Listen here; else server.host.")]
+HostOption = Annotated[
+    str | None, typer.Option("--host", help="Listen here; else server.host.", metavar="HOST")
+]
 PortOption = Annotated[
     int | None,
-    typer.Option("--port", min=0, max=65535, help="Listen here; else server.port. 0 is any."),
+    typer.Option(
+        "--port",
+        min=0,
+        max=65535,
+        help="Listen here; else server.port. 0 is any.",
+        metavar="PORT",
+    ),
 ]

@@ -42,9 +42,13 @@ def create(
     scope: Annotated[
         Scope, typer.Option(help="`manage` may mint keys and pay; `inference` only sends requests.")
     ] = Scope.MANAGE,
-    member: Annotated[str | None, typer.Option(help="The person who uses it.")] = None,
+    member: Annotated[
+        str | None, typer.Option(help="The person who uses it.", metavar="MEMBER")
+    ] = None,
     tenant: TenantOption = tenants.DEFAULT,
-    expires: Annotated[str | None, typer.Option(help="When it ends, such as 90d.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="When it ends, such as 90d.", metavar="SPAN")
+    ] = None,
     quiet: Annotated[
         bool, typer.Option("--quiet", help="Print the secret and no word more.")
     ] = False,
@@ -105,7 +109,9 @@ def revoke(ctx: typer.Context, key_id: KeyId) -> None:
 def rotate(
     ctx: typer.Context,
     key_id: KeyId,
-    grace: Annotated[str, typer.Option(help="How long the old key still works.")] = "24h",
+    grace: Annotated[
+        str, typer.Option(help="How long the old key still works.", metavar="SPAN")
+    ] = "24h",
 ) -> None:
     """Mint a successor, print its secret, and let the old key end."""
     session, now = Session.of(ctx), clock.now()

@@ -18,13 +18,17 @@ app = noun("Run the demo upstream alone.")
 def mock(
     ctx: typer.Context,
     *,
-    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where to listen; 0 for any.")] = 8090,
+    host: Annotated[str, typer.Option(help="Where to listen.", metavar="HOST")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Where to listen; 0 for any.", metavar="PORT")
+    ] = 8090,
     pace: Annotated[
-        float | None, typer.Option(min=0.1, help="Words a second; all at once if left out.")
+        float | None,
+        typer.Option(min=0.1, help="Words a second; all at once if left out.", metavar="WORDS"),
     ] = None,
     journal: Annotated[
-        Path | None, typer.Option(help="A file that gets a line for what is served.")
+        Path | None,
+        typer.Option(help="A file that gets a line for what is served.", metavar="FILE"),
     ] = None,
 ) -> None:
     """Play a provider of both protocols, without key or network, until stopped.

@@ -32,12 +32,16 @@ def usage(
         By | None, typer.Option(help="What to have one row for; day if left out.")
     ] = None,
     since: Annotated[
-        str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.")
+        str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.", metavar="DAY")
     ] = "30d",
-    until: Annotated[str | None, typer.Option(help="The last day; today if left out.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="The last day; today if left out.", metavar="DAY")
+    ] = None,
     tz: Annotated[
         str | None,
-        typer.Option(help="The zone that days are told in; yours in a terminal, else UTC."),
+        typer.Option(
+            help="The zone that days are told in; yours in a terminal, else UTC.", metavar="ZONE"
+        ),
     ] = None,
     tenant: TenantOption = tenants.DEFAULT,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
