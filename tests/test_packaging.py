@@ -1,0 +1,96 @@
+"""The wheel: it holds the source whole, and works away from the checkout."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("gatewayctl", "server")
+WHAT_A_BUILD_READS = ("pyproject.toml", "README.md", "LICENSE")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build the wheel in a copy of the tree: a build leaves folders behind."""
+    copy, built = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
+    for name in WHAT_A_BUILD_READS:
+        shutil.copy(ROOT / name, copy)
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, copy / package, ignore=ignored)
+    _pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", built, copy)
+    (found,) = built.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Install the wheel into an environment of its own, which borrows what it depends on."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, symlinks=True)
+    python = home / "bin" / "python"
+    _pip("--python", python, "install", "--no-deps", "--no-index", wheel)
+    (own,) = home.glob("lib/python*/site-packages")
+    (own / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    return home / "bin"
+
+
+@pytest.fixture
+def run(installed, tmp_path):
+    """Run a program of that environment in an empty folder that is also the home."""
+
+    def call(*words):
+        env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+        command = [installed / words[0], *words[1:]]
+        return subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        )
+
+    return call
+
+
+def _pip(*words):
+    quiet = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    done = subprocess.run([*quiet, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_wheel_holds_every_file_of_the_source_and_nothing_else(wheel):
+    source = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+    with ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        texts = {name: archive.read(name) for name in names}
+
+    assert names == source
+    assert {name: (ROOT / name).read_bytes() for name in source} == texts
+    assert {"server/py.typed", "gatewayctl/py.typed"} < names
+
+
+def test_the_installed_command_sets_a_gateway_up(run, tmp_path):
+    made = run("gatewayctl", "init")
+    checks = [run("gatewayctl", noun, "check") for noun in ("config", "presets", "db")]
+
+    assert (made.returncode, made.stdout[:4]) == (0, "gwk_"), made.stderr
+    assert [check.returncode for check in checks] == [0, 0, 0], checks
+    assert {"config.yaml", "presets", "gateway.db"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_installed_packages_are_the_wheels_own(run, installed):
+    code = "import gatewayctl, server; print(gatewayctl.__file__, server.__file__)"
+
+    told = run("python", "-c", code)
+
+    assert all(Path(file).is_relative_to(installed.parent) for file in told.stdout.split())
+    assert len(told.stdout.split()) == 2, told.stderr
