@@ -1,7 +1,6 @@
 """Start a gateway, keep it running, and take it down without losing a request."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 import resource
@@ -24,9 +23,9 @@ from server import clock, logs
 from server.app import create_app
 from server.calls import Rules
 from server.config.load import Settings, resolve_reference, upstream_key_problems
-from server.config.schema import Server
 from server.errors import ConfigError
 from server.gateway import Gateway
+from server.listening import PortTaken, bind, exposure, tls_context, url_of
 from server.presets.load import load_presets
 from server.presets.watch import Watcher
 from server.routes.connection import Connection
@@ -40,14 +39,12 @@ from server.upstream.client import UpstreamClient, endpoint_of
 from server.upstream.pool import Pool
 from server.usage import record
 
+__all__ = ["PortTaken", "Running", "handle_signals", "running", "serve"]
+
 RELOAD_EVERY_S = 1.0
 ABORT_WAIT_S = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-class PortTaken(Exception):
-    """The address cannot be bound; the message names it and the way out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +123,12 @@ async def running(
     Raises as `serve`.
     """
     _require_keys(settings, environ)
-    tls = _tls(settings)
+    tls = tls_context(settings)
     config = settings.config
     watcher = Watcher(settings.presets_path)
     presets = load_presets(settings.presets_path)
     async with AsyncExitStack() as stack:
-        sock = _bind(host or config.server.host, config.server.port if port is None else port)
+        sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
         _raise_file_limit()
         migrate(settings.database_path)
@@ -154,7 +151,7 @@ async def running(
         warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
         for warning in warnings:
             _log.warning("%s", warning)
-        yield Running(_url(config.server, sock), services, demo_server, warnings, connections)
+        yield Running(url_of(config.server, sock), services, demo_server, warnings, connections)
 
 
 @asynccontextmanager
@@ -206,22 +203,6 @@ async def _finish(connections: set[Any], services: Services) -> None:
     await services.gateway.drain()
 
 
-def exposure(server: Server, host: str) -> str | None:
-    """Say what is wrong with listening on the address `host`; None where nothing is."""
-    if server.tls or server.trusted_proxies or ipaddress.ip_address(host).is_loopback:
-        return None
-    return (
-        f"{host} can be reached from other machines, and API keys cross the network in the clear: "
-        "set server.tls, or put a proxy with TLS in front and name it in server.trusted_proxies"
-    )
-
-
-def _url(server: Server, sock: socket.socket) -> str:
-    scheme = "https" if server.tls else "http"
-    host, port = sock.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
 def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
     missing = upstream_key_problems(settings, environ)
     if missing:
@@ -231,22 +212,6 @@ def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
             file=settings.path,
             key=f"upstreams.{missing[0]}.api_key",
         )
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-        # Bound and listening is how another process shows that the port is taken.
-        sock.listen(1024)
-    except OSError as exc:
-        sock.close()
-        raise PortTaken(
-            f"{host}:{port} cannot be used ({exc.strerror or exc}); choose another with --port."
-        ) from exc
-    return sock
 
 
 def _raise_file_limit() -> None:
@@ -326,19 +291,3 @@ async def _reload(services: Services, watcher: Watcher, every_s: float) -> None:
 async def _stop_task(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    paths = settings.tls_paths
-    if paths is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(*paths)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(
-            f"the certificate or its key cannot be used: {exc}",
-            file=settings.path,
-            key="server.tls",
-        ) from exc
-    return context

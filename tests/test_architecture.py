@@ -35,9 +35,10 @@ ROWS = {
     "server.gateway": "errors protocols store presets usage billing upstream calls rows",
     "server.routes": "errors clock config protocols store tenants usage billing calls rows gateway",
     "server.app": "errors routes",
+    "server.listening": "errors config",
     "server.lifecycle": (
         "errors clock logs config store presets usage upstream upstream.demo calls gateway routes "
-        "app"
+        "app listening"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",

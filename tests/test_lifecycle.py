@@ -20,7 +20,8 @@ from support.wires import ASK, MESSAGE, http_answer, recording, request, run, un
 from server.config.load import load
 from server.config.schema import Server, Tls
 from server.errors import ConfigError
-from server.lifecycle import exposure, running
+from server.lifecycle import running
+from server.listening import exposure
 from server.routes.services import Deadlines
 from server.store.models import Key, database
 
