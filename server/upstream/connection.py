@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
             self._parser = httptools.HttpResponseParser(self)
         self._last = self._loop.time()
         self._unsent = len(head) + len(body)
-        self._arm(timeouts.first_byte_s)
+        self._watch(timeouts.first_byte_s)
         if len(body) <= COPY_LIMIT_BYTES:
             self._transport.write(head + body)  # one packet, one system call
         else:
@@ -122,7 +122,6 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once and forget the sink: nobody waits for this answer any more."""
         self._sink = None
-        self._disarm()
         self._transport.abort()
 
     # asyncio's callbacks
@@ -135,13 +134,13 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writing = True
         if self._sink is not None:
-            self._arm(self._timeouts.write_s)
+            self._watch(self._timeouts.write_s)
 
     def resume_writing(self) -> None:
         self._writing = False
         if self._sink is not None and not self._has_head:
             self._last = self._loop.time()
-            self._arm(self._timeouts.first_byte_s)
+            self._watch(self._timeouts.first_byte_s)
 
     def data_received(self, data: bytes) -> None:
         if self._sink is None:  # bytes that nobody asked for: the framing is lost
@@ -173,6 +172,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         self._owner.connection_gone(self)
         if self._sink is None:
             return
@@ -208,7 +209,7 @@ class Connection(asyncio.Protocol):
         self._sized = (
             b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
         )
-        self._arm(self._timeouts.idle_s)
+        self._watch(self._timeouts.idle_s)
         self._sink.on_head(Head(status, self._headers))
 
     def on_message_complete(self) -> None:
@@ -236,7 +237,6 @@ class Connection(asyncio.Protocol):
             self.idle_since = self._loop.time()
             self.resume()
             sink, self._sink = self._sink, None
-            self._disarm()
             self._owner.connection_idle(self)
             if sink is not None:
                 sink.on_end(None)
@@ -250,21 +250,30 @@ class Connection(asyncio.Protocol):
 
     def _end(self, error: GatewayError | None) -> None:
         sink, self._sink = self._sink, None
-        self._disarm()
         if sink is not None:
             sink.on_end(error)
 
-    def _arm(self, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._disarm()
-        self._timer = self._loop.call_later(limit_s, self._check_silence)
+    def _watch(self, limit_s: float) -> None:
+        """Let silence last `limit_s` at most.
 
-    def _disarm(self) -> None:
+        A timer that fires too early only looks again, so one outlives many exchanges: to set
+        and cancel one for each would cost more than to parse the answer.
+        """
+        self._limit_s = limit_s
+        due = self._loop.time() + limit_s
+        if self._timer is None or self._due > due:
+            self._look_again(limit_s)
+
+    def _look_again(self, after_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        self._due = self._loop.time() + after_s
+        self._timer = self._loop.call_later(after_s, self._check_silence)
 
     def _check_silence(self) -> None:
+        self._timer = None
+        if self._sink is None:
+            return
         if self._writing:
             unsent = self._transport.get_write_buffer_size()
             if unsent < self._unsent:
@@ -272,7 +281,7 @@ class Connection(asyncio.Protocol):
         silent_s = self._loop.time() - self._last
         if self._paused or silent_s < self._limit_s:
             wait_s = self._limit_s if self._paused else self._limit_s - silent_s
-            self._timer = self._loop.call_later(max(wait_s, 0.001), self._check_silence)
+            self._look_again(max(wait_s, 0.001))
         elif self._writing:
             self._fail(UpstreamTimeout("The provider stopped reading the request."))
         elif self._has_head:
