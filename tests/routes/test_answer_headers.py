@@ -4,7 +4,17 @@ import json
 
 import pytest
 from support.gateways import config_for, started
-from support.wires import ASK, COMPLETION, MESSAGE, http_answer, recording, request, run, wire
+from support.wires import (
+    ASK,
+    COMPLETION,
+    MESSAGE,
+    check_refusal,
+    http_answer,
+    recording,
+    request,
+    run,
+    wire,
+)
 
 UPSTREAM_KEY = "sk-fake-upstream-key"
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
@@ -229,3 +239,35 @@ def test_every_kind_of_answer_carries_our_id_and_no_header_of_a_server(tmp_path)
         assert reply.header("request-id").startswith("req_")
         assert reply.header("request-id") == reply.header("x-request-id")
     assert len({reply.header("request-id") for reply in replies}) == len(replies)
+
+
+def test_a_bug_of_ours_is_a_bare_500_and_its_traceback_is_in_the_log(tmp_path):
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            gateway.gateway.rules = None
+            body = json.dumps(ASK).encode()
+            asked = [
+                request("POST", "/v1/messages", body, x_api_key=gateway.secret),
+                request("GET", "/v1/models", x_api_key=gateway.secret),
+                request("GET", "/healthz"),
+            ]
+            return [await connection.ask(each) for each in asked]
+
+    messages, models, healthy = run(scenario)
+
+    told = check_refusal(messages, "anthropic", 500, "api_error")
+    assert told == check_refusal(models, "openai", 500, "internal")
+    assert "NoneType" not in told
+    assert messages.header("x-should-retry") is None
+    assert healthy.status == 200
+    log = (tmp_path / "gateway.log").read_text()
+    assert f"unhandled error ({messages.header('request-id')})\nTraceback" in log
+
+
+@pytest.mark.parametrize("line", ["x-ratelimit-a: 1\n b", "x-ratelimit-a: 1\rset-cookie: a=b"])
+def test_an_upstream_cannot_begin_another_header_in_ours(tmp_path, line):
+    reply, _, _, _ = _exchange(tmp_path, http_answer(200, MESSAGE, line))
+
+    assert reply.status in (200, 502)
+    assert not {name for name, _ in reply.headers} & set(HIDDEN)
+    assert all("\r" not in value and "\n" not in value for _, value in reply.headers)
