@@ -46,7 +46,7 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
     finally:
         if not told:
             _save_secret(session, done)
-    session.out.note("Stopped. `gatewayctl usage` shows what was served.")
+    session.out.note("\nStopped. `gatewayctl usage` shows what was served.")
     raise typer.Exit(status)
 
 

@@ -17,7 +17,7 @@ from gatewayctl.main import run
 from server.config.load import load, upstream_key_problems
 from server.presets.load import load_preset
 from server.protocols import Protocol
-from server.routes.paths import TOOLS
+from server.routes.paths import ROOTS, TOOLS
 from server.routing.resolve import Routing
 
 CONFIGS = [block for block in blocks("yaml") if block.file == "config.yaml"]
@@ -131,6 +131,14 @@ def test_every_route_of_the_readme_is_there(tmp_path):
             return [(await client.request(method, path)).status_code for method, path, _ in routes]
 
     assert asyncio.run(ask()) == [200 if is_open else 401 for _, _, is_open in routes]
+
+
+def test_every_base_url_of_the_readme_is_one_that_the_gateway_serves():
+    own = r"(?:http://127\.0\.0\.1:8080|https://gateway\.example\.com)(/[\w/]*)"
+    paths = set(re.findall(own, TEXT))
+    assert len(paths) > 5
+
+    assert {path.removesuffix("/messages") for path in paths} <= set(ROOTS)
 
 
 def test_every_file_that_the_readme_names_is_there():
