@@ -25,13 +25,14 @@ def register(app: AnyApp) -> None:
 
 def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
     async def serve(request: AnyRequest) -> wire.Answer | None:
+        flight = None
         try:
             flight = await _admit(request, protocol, tool)
             async with flight:
                 return await _relay(request, flight, protocol)
         except GatewayError as err:
-            if isinstance(err, InvalidApiKey):
-                wire.forget(services_of(request))
+            if isinstance(err, InvalidApiKey) and flight is not None:
+                wire.forget(services_of(request))  # admission knew better
             return wire.refusal(request, err, protocol)
 
     return serve

@@ -86,7 +86,7 @@ def note_client_id(request: AnyRequest) -> None:
     """Log the id that the client gave its request, if it can be shown; it is a key of nothing."""
     theirs = request.headers.get("x-request-id")
     if theirs is not None and _LOGGABLE(theirs):
-        _log.info("%s: the client calls it %s", request_id(request), theirs)
+        _log.debug("%s: the client calls it %s", request_id(request), theirs)
 
 
 def protocol_for(request: AnyRequest) -> Protocol:
@@ -159,18 +159,14 @@ async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
     if (stream.request_bytes or 0) > limit_bytes:
         raise _too_large(limit_bytes)
     parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(services_of(request).deadlines.body_s):
-            while stream.request_body:
-                piece = await stream.read()
-                if piece:
-                    parts.append(piece)
-                    size += len(piece)
-                    if size > limit_bytes:
-                        raise _too_large(limit_bytes)
-    except TimeoutError as exc:
-        raise InvalidRequest("The request body did not arrive in time.") from exc
+    if stream.request_body is True and len(stream.recv_buffer) >= stream.request_bytes:
+        await _read_into(parts, stream, limit_bytes)  # all there: no deadline to set
+    else:
+        try:
+            async with asyncio.timeout(services_of(request).deadlines.body_s):
+                await _read_into(parts, stream, limit_bytes)
+        except TimeoutError as exc:
+            raise InvalidRequest("The request body did not arrive in time.") from exc
     # Sanic stops reading at 64 KiB and would then never see that the client hangs up.
     transport: Any = request.transport
     transport.resume_reading()
@@ -223,6 +219,17 @@ def _client(request: AnyRequest, services: Services) -> str:
     forwarded = request.headers.getall("x-forwarded-for", [])
     proxies = services.settings.config.server.trusted_proxies
     return client_address(peer[0] if peer else "", forwarded, proxies)
+
+
+async def _read_into(parts: list[bytes], stream: Any, limit_bytes: int) -> None:
+    size = 0
+    while stream.request_body:
+        piece = await stream.read()
+        if piece:
+            parts.append(piece)
+            size += len(piece)
+            if size > limit_bytes:
+                raise _too_large(limit_bytes)
 
 
 def _presented(request: AnyRequest) -> list[str]:
