@@ -181,11 +181,11 @@ def test_a_forwarded_header_that_cannot_be_carried_is_a_400(tmp_path, value):
     assert (heads, rows) == ([], [])
 
 
-def test_the_clients_own_request_id_is_only_logged(tmp_path):
+def test_the_clients_own_request_id_is_only_logged_and_only_where_asked_for(tmp_path):
     async def scenario():
         async with (
             recording(http_answer(200, MESSAGE)) as upstream,
-            started(tmp_path, config_for(upstream.url)) as gateway,
+            started(tmp_path, config_for(upstream.url, more="log: {level: debug}\n")) as gateway,
             wire(gateway.url) as connection,
         ):
             replies = []
