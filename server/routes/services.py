@@ -1,5 +1,7 @@
 """What the handlers are given: the parts of a running gateway."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,6 +27,18 @@ class Deadlines:
     write_s: float = 120.0
 
 
+def new_request_ids() -> Iterator[str]:
+    """Give one id after another: `req_` and 128 random bits.
+
+    Randomness is fetched for many at once: each fetch lets go of Python's lock, which the
+    store's thread then takes, and would cost a request more than its id.
+    """
+    while True:
+        pool = os.urandom(16 * 256).hex()
+        for begin in range(0, len(pool), 32):
+            yield "req_" + pool[begin : begin + 32]
+
+
 @dataclass(slots=True)
 class Services:
     """The parts that handlers call, and whether the gateway is on its way out."""
@@ -35,6 +49,7 @@ class Services:
     started_at: datetime
     deadlines: Deadlines = Deadlines()
     is_draining: bool = False
+    request_ids: Iterator[str] = field(default_factory=new_request_ids)
     callers: dict[str, Caller] = field(default_factory=dict)  # digest of what was presented
     touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import secrets
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
@@ -25,7 +24,7 @@ from server.routes.client_address import client_address
 from server.routes.paths import TOOLS
 from server.routes.services import Services, services_of
 from server.tenants import keys
-from server.tenants import secrets as secrets_of_keys
+from server.tenants import secrets
 from server.tenants.keys import Caller
 
 AnyApp: TypeAlias = Sanic[Any, Any]
@@ -77,7 +76,7 @@ def request_id(request: AnyRequest) -> str:
     """Give the request's id, ours alone; made at the first call."""
     ctx = request.ctx
     if not hasattr(ctx, "request_id"):
-        ctx.request_id = "req_" + secrets.token_hex(16)
+        ctx.request_id = next(services_of(request).request_ids)
     made: str = ctx.request_id
     return made
 
@@ -121,7 +120,7 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
     if len(presented) != 1 or not presented[0].isascii():
         # Where one of two keys dies, the other one counts at once.
         return _look_up(request, services, presented)
-    digest = secrets_of_keys.digest(presented[0])
+    digest = secrets.digest(presented[0])
     caller = known.get(digest)
     if caller is None:
         caller = _look_up(request, services, presented)
