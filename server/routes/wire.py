@@ -23,8 +23,7 @@ from server.protocols.body import split
 from server.routes.client_address import client_address
 from server.routes.paths import TOOLS
 from server.routes.services import Services, services_of
-from server.tenants import keys
-from server.tenants import secrets
+from server.tenants import keys, secrets
 from server.tenants.keys import Caller
 
 AnyApp: TypeAlias = Sanic[Any, Any]
