@@ -50,6 +50,12 @@ class Session:
         for warning in warnings:
             self.out.note(f"warning: {warning}.")
 
+    def tell_draining(self, count: int) -> None:
+        """Say why Ctrl-C does not end a server at once."""
+        if count:
+            requests = "1 request" if count == 1 else f"{count} requests"
+            self.out.note(f"\nFinishing {requests}; Ctrl-C again cuts what is left.")
+
     @contextmanager
     def reading(self) -> Iterator["Settings"]:
         """Open the store for reading alone; the block sees one moment of it."""

@@ -64,10 +64,12 @@ def serve(
     host: str | None = None,
     port: int | None = None,
     ready: Callable[[Running], None] | None = None,
+    draining: Callable[[int], None] | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain; a second signal ends the process at once.
 
-    `ready` is called once, when requests are answered. Gives the exit status.
+    `ready` is called once, when requests are answered, and `draining` at the first signal, with
+    the number of requests that are still under way. Gives the exit status.
 
     Raises:
         ConfigError: the configuration cannot be served; nothing was started.
@@ -75,7 +77,7 @@ def serve(
         PortTaken: the address is in use.
     """
     return asyncio.Runner(loop_factory=uvloop.new_event_loop).run(
-        _serve(settings, host, port, ready)
+        _serve(settings, host, port, ready, draining)
     )
 
 
@@ -84,6 +86,7 @@ async def _serve(
     host: str | None,
     port: int | None,
     ready: Callable[[Running], None] | None,
+    draining: Callable[[int], None] | None,
 ) -> int:
     stop = asyncio.Event()
     handle_signals(stop)
@@ -91,6 +94,8 @@ async def _serve(
         if ready is not None:
             ready(gateway)
         await stop.wait()
+        if draining is not None:
+            draining(len(gateway.services.gateway.pumps))
     return 0
 
 

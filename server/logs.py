@@ -38,4 +38,4 @@ def close_log(handler: logging.Handler) -> None:
     handler.close()
 
 
-_LOGGERS = {"server": logging.DEBUG, "sanic": logging.WARNING, "asyncio": logging.WARNING}
+_LOGGERS = {"server": logging.DEBUG, "sanic": logging.ERROR, "asyncio": logging.WARNING}

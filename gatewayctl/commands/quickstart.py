@@ -42,7 +42,9 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
 
     try:
         with serving():
-            status = lifecycle.serve(done.settings, host=host, port=port, ready=ready)
+            status = lifecycle.serve(
+                done.settings, host=host, port=port, ready=ready, draining=session.tell_draining
+            )
     finally:
         if not told:
             _save_secret(session, done)

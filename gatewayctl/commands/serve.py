@@ -17,6 +17,7 @@ def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = Non
     A second signal ends it at once.
     """
     from server import lifecycle
+    from server.store import migrate
 
     session = Session.of(ctx)
     settings = load(session.find_config())
@@ -28,5 +29,9 @@ def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = Non
         session.out.note(f"Serving at {gateway.url}; the log is {settings.log_path}.")
 
     with serving():
-        status = lifecycle.serve(settings, host=host, port=port, ready=ready)
+        if migrate.check(settings.database_path) is migrate.SchemaState.MISSING:
+            migrate.require_current(settings.database_path)
+        status = lifecycle.serve(
+            settings, host=host, port=port, ready=ready, draining=session.tell_draining
+        )
     raise typer.Exit(status)

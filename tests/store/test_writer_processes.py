@@ -1,6 +1,7 @@
 """What only a process of its own can show: a kill, a file size limit, a file it may not write."""
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import server
 from server.store.migrate import migrate
 
 PRELUDE = """
@@ -83,9 +85,9 @@ def names_in(path):
         return [name for (name,) in connection.execute("SELECT name FROM tenant ORDER BY id")]
 
 
-def start(script, path):
+def start(script, path, cwd=None):
     command = [sys.executable, "-c", PRELUDE + script, str(path)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd)
 
 
 @pytest.mark.parametrize("acknowledged", [1, 500, 2000])
@@ -114,8 +116,10 @@ def test_a_read_only_file_can_be_read_and_refuses_writes():
         path.chmod(0o444)
         if os.geteuid() == 0:
             os.chown(folder, 65534, 65534)
+        # Nobody may be unable to read the checkout; what the child needs of it lies here.
+        shutil.copytree(Path(server.__file__).parent, Path(folder) / "server")
 
-        with start(WRITE_TO_A_READ_ONLY_FILE, path) as writer:
+        with start(WRITE_TO_A_READ_ONLY_FILE, path, cwd=folder) as writer:
             said, _ = writer.communicate(timeout=20)
 
     assert writer.returncode == 0

@@ -111,7 +111,10 @@ def test_two_people_at_once_have_their_own_rows(tmp_path):
 
 def test_killed_amid_a_stream_it_leaves_no_open_call_and_one_row(tmp_path):
     async def scenario():
-        async with stage(tmp_path / "gateway", model="fault:endless") as (provider, gateway):
+        async with (
+            asyncio.timeout(60),  # a gateway that holds on to the call would wait for its end
+            stage(tmp_path / "gateway", model="fault:endless") as (provider, gateway),
+        ):
             journal = provider.server.journal
             client = claude(tmp_path / "home", f"{gateway.url}/claudecode", gateway.secret)
             async with client.started() as process:
