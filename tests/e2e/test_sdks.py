@@ -5,7 +5,6 @@ import json
 import anthropic
 import openai
 import pytest
-from pydantic import BaseModel
 from support.gateways import DEMO_CONFIG, started
 from support.wires import run
 
@@ -35,7 +34,7 @@ CONFIG = DEMO_CONFIG.replace(
 )
 
 
-class Title(BaseModel):
+class Title(openai.BaseModel):
     """A structured answer."""
 
     title: str
