@@ -62,9 +62,9 @@ def closing(
     """
     meter, first = relay.meter, relay.first_byte_at
     read, written = meter.usage.input_tokens, meter.usage.output_tokens
-    # Messages counts one token of output at the start, and the others only with the reason why
-    # it stopped: a stream that broke off in between has delivered more than it said.
-    is_final = written is not None and (meter.finished or meter.stop_reason is not None)
+    # Messages counts one token of output at the start and the others at the end: a stream that
+    # broke off in between has delivered more than it said.
+    is_final = written is not None and not meter.output_is_partial
     missing = _was_taken(relay, outcome) and (read is None or not is_final)
     if missing and read is None:
         read = ESTIMATE[call.protocol](body.split(plan.payload))

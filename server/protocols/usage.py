@@ -65,6 +65,7 @@ class Meter:
     Per field the last count wins; counts are never summed. A count that cannot be (negative,
     not an integer, above 2**53) is passed over and told in `anomaly`; null is a missing count.
     `finished` means that the protocol's own last event came by, `error` that an error did.
+    `output_is_partial`: the output was counted at the start of the answer and never again.
     """
 
     _delta: ClassVar[bytes]
@@ -79,6 +80,7 @@ class Meter:
         self.model: str | None = None
         self.error: ReportedError | None = None
         self.anomaly: str | None = None
+        self.output_is_partial = False
         self._counts: dict[str, int] = {}
         self._bytes = 0
         self._deltas = 0
@@ -213,11 +215,14 @@ class MessagesMeter(Meter):
             self.error = _reported(event.get("error")) or ReportedError("error", _excerpt(data))
         elif kind == "message_start":
             self._take_answer(self._members(event.get("message"), "message"))
+            self.output_is_partial = True
         elif kind == "message_delta":
             self._take_stop_reason(self._members(event.get("delta"), "delta"))
         elif kind == "message_stop":
             self.finished = True
-        self._take_usage(event.get("usage"))
+        if "usage" in event:
+            self._take_usage(event["usage"])
+            self.output_is_partial = False
 
     def _take_answer(self, members: Mapping[str, Raw]) -> None:
         self._take_names(members)
