@@ -55,6 +55,11 @@ class GatewayError(Exception):
         """The status to answer with; the class's, unless the provider's own is passed on."""
         return self.status
 
+    @property
+    def reason(self) -> str:
+        """The code that goes with `http_status`."""
+        return self.code
+
 
 class Internal(GatewayError):
     """Our bug; the traceback is in the log under the request id."""
@@ -172,6 +177,12 @@ class UpstreamRefused(UpstreamError):
     def http_status(self) -> int:
         return self.upstream_status
 
+    @property
+    def reason(self) -> str:
+        if str(self).startswith("prompt is too long"):
+            return "prompt_too_long"
+        return _REFUSED.get(self.upstream_status, self.code)
+
 
 class Unavailable(GatewayError):
     """Draining, or a part of the gateway cannot work just now."""
@@ -212,3 +223,6 @@ class ConfigError(Exception):
         self.file = file
         self.key = key
         self.line = line
+
+
+_REFUSED = {400: "invalid_request", 413: "request_too_large", 429: "rate_limited"}

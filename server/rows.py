@@ -131,7 +131,7 @@ def _status(call: Call, relay: Relay, outcome: Outcome, error: GatewayError | No
 
 def _error_code(relay: Relay, error: GatewayError | None) -> str | None:
     if error is not None:
-        return error.code
+        return error.reason
     return None if relay.meter.error is None else relay.meter.error.kind
 
 

@@ -43,7 +43,7 @@ def openai(err: GatewayError) -> dict[str, Any]:
     error: dict[str, Any] = {"message": str(err), "type": kind, "param": err.param, "code": code}
     if isinstance(err, UpstreamRefused):
         error["type"] = err.kind or kind
-        error["code"] = err.upstream_code or _REFUSED_CODE.get(status, code)
+        error["code"] = err.upstream_code or err.reason
         if err.details is not None:
             error["details"] = err.details
     return {"error": error}
@@ -130,7 +130,6 @@ _ANTHROPIC_TYPE = {
 _OPENAI_TYPE = {429: "rate_limit_error"}
 _RETRIABLE = frozenset({429, 500, 502, 503, 504, 529})
 _REFUSALS = frozenset({400, 413, 429})
-_REFUSED_CODE = {400: "invalid_request", 413: "request_too_large", 429: "rate_limited"}
 _OPERATOR = "tell the gateway's operator"
 _SENTENCES = {
     401: f"The provider did not accept the gateway's API key; {_OPERATOR}.",
