@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -11,16 +12,21 @@ KEPT_FILES = 5
 FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
 
 
+class _PrivateLog(RotatingFileHandler):
+    """A rotating log whose every file, the next ones too, only its owner can read."""
+
+    def _open(self) -> TextIOWrapper:
+        os.close(os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+        return super()._open()
+
+
 def open_log(path: Path, level: str) -> logging.Handler:
     """Send what the server and Sanic log to `path`, readable by its owner only.
 
     The handler comes back so that `close_log` can take it off again.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
-    handler = RotatingFileHandler(
-        path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", delay=True
-    )
+    handler = _PrivateLog(path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
     formatter = logging.Formatter(FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
