@@ -20,15 +20,18 @@ class Origin(NamedTuple):
     tls: bool
 
 
-class Head(NamedTuple):
-    """Status and headers of an answer; names are lower case."""
+class Head:
+    """Status and headers of an answer; names are lower case.
 
-    status: int
-    headers: list[tuple[bytes, bytes]]
+    `get(name)` gives the first header of a name, or None.
+    """
 
-    def get(self, name: bytes) -> bytes | None:
-        """Give the first header called `name` (lower case), or None."""
-        return next((value for key, value in self.headers if key == name), None)
+    __slots__ = ("get", "headers", "status")
+
+    def __init__(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        self.headers = headers
+        self.get = dict(reversed(headers)).get
 
 
 class StaleConnectionError(UpstreamError):
@@ -205,12 +208,14 @@ class Connection(asyncio.Protocol):
             return
         self._has_head = True
         self._last = self._loop.time()
-        names = {name for name, _ in self._headers}
+        head = Head(status, self._headers)
         self._sized = (
-            b"content-length" in names or b"transfer-encoding" in names or status in (204, 304)
+            head.get(b"content-length") is not None
+            or head.get(b"transfer-encoding") is not None
+            or status in (204, 304)
         )
         self._watch(self._timeouts.idle_s)
-        self._sink.on_head(Head(status, self._headers))
+        self._sink.on_head(head)
 
     def on_message_complete(self) -> None:
         if self._interim:
