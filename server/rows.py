@@ -110,7 +110,8 @@ def _was_taken(relay: Relay, outcome: Outcome) -> bool:
     """Tell whether the provider took the request, and will want to be paid for its input."""
     if relay.meter.error is not None and relay.meter.message_id is None:
         return False  # a refusal that came as the first event of a stream
-    return relay.answered_ok or (relay.head is None and outcome is Outcome.CANCELLED)
+    is_left_alone = relay.was_sent and relay.head is None and outcome is Outcome.CANCELLED
+    return relay.answered_ok or is_left_alone
 
 
 def _label(call: Call, names: tuple[str, ...]) -> str | None:

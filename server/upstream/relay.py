@@ -54,6 +54,7 @@ class Relay:
         self.head: Head | None = None
         self.body: bytes | None = None
         self.first_byte_at: float | None = None
+        self.was_sent = False
         self.handoff = Handoff()
         self.started: asyncio.Future[None] = self._loop.create_future()
         self.over: asyncio.Future[GatewayError | None] = self._loop.create_future()
@@ -63,6 +64,7 @@ class Relay:
     def attach(self, connection: Exchange) -> None:
         """Learn which connection to pause, resume and end."""
         self._connection = connection
+        self.was_sent = True
         self.handoff.pause, self.handoff.resume = connection.pause, connection.resume
 
     def detach(self) -> None:
