@@ -43,6 +43,7 @@ __all__ = ["PortTaken", "Running", "handle_signals", "running", "serve"]
 
 RELOAD_EVERY_S = 1.0
 ABORT_WAIT_S = 5.0
+OPEN_MAX = 10_240
 
 _log = logging.getLogger(__name__)
 
@@ -221,8 +222,17 @@ def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
 
 def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = file_limit(soft, hard)
+    if wanted != soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def file_limit(soft: int, hard: int) -> int:
+    """Choose how many files may be open at once: every stream takes two."""
+    if hard != resource.RLIM_INFINITY or soft == resource.RLIM_INFINITY:
+        return hard
+    # macOS says "unlimited" and refuses to be taken at its word: setrlimit(2), OPEN_MAX.
+    return max(soft, OPEN_MAX)
 
 
 def _open_log(settings: Settings) -> logging.Handler:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import re
+import resource
 import socket
 import sqlite3
 import ssl
@@ -20,7 +21,7 @@ from support.wires import ASK, MESSAGE, http_answer, recording, request, run, un
 from server.config.load import load
 from server.config.schema import Server, Tls
 from server.errors import ConfigError
-from server.lifecycle import running
+from server.lifecycle import OPEN_MAX, file_limit, running
 from server.listening import exposure
 from server.routes.services import Deadlines
 from server.store.models import Key, database
@@ -317,3 +318,35 @@ def test_after_the_end_the_port_and_the_lock_are_free(tmp_path):
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scenario():
+        async with started(tmp_path):
+            return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        raised = run(scenario)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert raised == (file_limit(256, hard), hard)
+    assert raised[0] > 256
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "wanted"),
+    [
+        (256, 4096, 4096),
+        (4096, 4096, 4096),
+        (256, resource.RLIM_INFINITY, OPEN_MAX),
+        (20_000, resource.RLIM_INFINITY, 20_000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ],
+)
+def test_an_unlimited_number_of_files_is_asked_for_in_figures(soft, hard, wanted):
+    """macOS says that there is no limit, and refuses to set none."""
+    assert file_limit(soft, hard) == wanted
