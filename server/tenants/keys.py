@@ -143,7 +143,7 @@ def find(tenant_id: int | None, public_id: str) -> Key:
     """
     key: Key | None = _keys_of(tenant_id).where(Key.public_id == public_id).first()
     if key is None:
-        raise NotFound(f"There is no key {public_id}.")
+        raise NotFound(f"There is no key {public_id}; list the keys to see their ids.")
     return key
 
 

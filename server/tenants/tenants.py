@@ -43,7 +43,7 @@ def find(name_or_id: str) -> Tenant:
         (Tenant.name == name_or_id) | (Tenant.public_id == name_or_id)
     )
     if tenant is None:
-        raise NotFound(f"There is no tenant {name_or_id}.")
+        raise NotFound(f"There is no tenant {name_or_id}; `gatewayctl tenants list` shows them.")
     return tenant
 
 

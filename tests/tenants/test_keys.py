@@ -108,9 +108,9 @@ def test_another_tenants_key_looks_like_a_missing_one(mint, tenant, now):
         lambda: keys.find(tenant.id, theirs.public_id),
         lambda: keys.revoke(tenant.id, theirs.public_id, now=now),
     ):
-        with pytest.raises(NotFound, match=rf"^There is no key {theirs.public_id}\.$"):
+        with pytest.raises(NotFound, match=rf"^There is no key {theirs.public_id}; list "):
             look_up()
-    with pytest.raises(NotFound, match=r"^There is no key key_missing\.$"):
+    with pytest.raises(NotFound, match=r"^There is no key key_missing; list "):
         keys.find(tenant.id, "key_missing")
     with pytest.raises(InvalidRequest, match="after_id"):
         keys.list_keys(tenant.id, after_id=theirs.public_id)

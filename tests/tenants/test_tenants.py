@@ -12,7 +12,7 @@ def test_a_tenant_is_found_by_name_and_by_id(database, now):
 
 
 def test_an_unknown_tenant_is_not_found(database):
-    with pytest.raises(NotFound, match="no tenant acme"):
+    with pytest.raises(NotFound, match="no tenant acme; `gatewayctl tenants list`"):
         tenants.find("acme")
 
 
