@@ -117,7 +117,7 @@ def test_two_hundred_streams_at_once_are_all_whole(tmp_path):
         return check(reply.content).stop_reason
 
     async def scenario():
-        options = DemoOptions(pace_words_per_s=10)
+        options = DemoOptions(pace_words_per_s=15)
         async with (
             started(tmp_path, DEMO_CONFIG, demo_options=options) as gateway,
             gateway.client(limits=_NO_LIMITS) as client,

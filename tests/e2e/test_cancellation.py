@@ -145,7 +145,12 @@ def test_a_strike_before_any_step_settles_once(tmp_path, watched, victim, times)
     assert set(served) <= set(by_id)
     assert {row["state"] for row in rows} == {"settled"}
     assert {row["outcome"] for row in rows} <= {"cancelled", "completed"}
-    assert all(row["input_tokens"] + row["cache_read_input_tokens"] > 0 for row in rows)
+    read = {
+        name: row["input_tokens"] + row["cache_read_input_tokens"] for name, row in by_id.items()
+    }
+    assert all(read[name] > 0 for name in served)
+    # The first strikes come before the request has left: that costs nothing.
+    assert 0 in [read[name] for name in set(by_id) - set(served)] or watched == "handler"
     for row in rows:
         if row["outcome"] == "completed":
             assert row["output_tokens"] == served[row["request_id"]]["usage"]["output_tokens"]
