@@ -207,6 +207,30 @@ def test_while_draining_a_connection_in_use_gets_a_503_and_is_closed(tmp_path):
     assert status == 0
 
 
+def test_a_look_at_readyz_while_draining_is_told_so(tmp_path):
+    """A load balancer that asks on a connection that stood before the signal."""
+    path, secret = _prepare(tmp_path)
+
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 1)
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), 5) as client:
+            client.sendall(b"GET /readyz HTTP/1.1\r\nhost: x\r\n")
+            time.sleep(0.1)  # nothing shows when the process has read this
+            process.send_signal(signal.SIGTERM)
+            _wait_until_closed(url)
+            client.sendall(b"\r\n")
+            answer = b""
+            while piece := client.recv(65536):
+                answer += piece
+        streams.join()
+        status = process.wait(10)
+
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.endswith(b'{"status":"draining"}')
+    assert status == 0
+
+
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
     path, secret = _prepare(tmp_path)
 
