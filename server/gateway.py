@@ -89,7 +89,7 @@ class Flight:
         self._call = call
         self._begun = time.monotonic()
         self._outcome = Outcome.CANCELLED  # until it is known better
-        self._is_held = self._was_sent = self._is_cancelled = False
+        self._is_held = self._is_cancelled = False
 
     async def __aenter__(self) -> Self:
         call, gateway = self._call, self._gateway
@@ -137,7 +137,6 @@ class Flight:
             self._is_held = True
             opening = rows.opening(self._call, self.plan, self._gateway.instance_id)
             await self._gateway.store.write(admission.admit, opening)
-            self._was_sent = True
             error = await self._gateway.upstream.forward(self._dispatch, self.relay)
             self._outcome = Outcome.COMPLETED
             if error is not None:
@@ -158,13 +157,7 @@ class Flight:
         if relay.meter.error is not None:
             self._outcome = Outcome.UPSTREAM_ERROR
         closing = rows.closing(
-            self._call,
-            self.plan,
-            relay,
-            outcome=self._outcome,
-            error=error,
-            was_sent=self._was_sent,
-            begun=self._begun,
+            self._call, self.plan, relay, outcome=self._outcome, error=error, begun=self._begun
         )
         settled = self._gateway.store.enqueue(admission.settle, self._call.request_id, closing)
         patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)

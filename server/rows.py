@@ -52,7 +52,6 @@ def closing(
     *,
     outcome: Outcome,
     error: GatewayError | None,
-    was_sent: bool,
     begun: float,
 ) -> Closing:
     """Describe a request that has ended; `begun` is on `time.monotonic`'s clock.
@@ -66,7 +65,7 @@ def closing(
     # Messages counts one token of output at the start and the others at the end: a stream that
     # broke off in between has delivered more than it said.
     is_final = written is not None and not meter.output_is_partial
-    missing = _was_taken(relay, outcome, was_sent=was_sent) and (read is None or not is_final)
+    missing = _was_taken(relay, outcome) and (read is None or not is_final)
     if missing and read is None:
         read = ESTIMATE[call.protocol](body.split(plan.payload))
     if missing and not is_final:
@@ -107,11 +106,12 @@ def upstream_headers(relay: Relay) -> dict[str, str]:
     return shown
 
 
-def _was_taken(relay: Relay, outcome: Outcome, *, was_sent: bool) -> bool:
+def _was_taken(relay: Relay, outcome: Outcome) -> bool:
     """Tell whether the provider took the request, and will want to be paid for its input."""
     if relay.meter.error is not None and relay.meter.message_id is None:
         return False  # a refusal that came as the first event of a stream
-    return relay.answered_ok or (relay.head is None and outcome is Outcome.CANCELLED and was_sent)
+    is_left_alone = relay.was_sent and relay.head is None and outcome is Outcome.CANCELLED
+    return relay.answered_ok or is_left_alone
 
 
 def _label(call: Call, names: tuple[str, ...]) -> str | None:
