@@ -135,8 +135,8 @@ def _greeting(asked: str, prompt: Prompt, read: Usage) -> str:
         "Hello from the demo upstream, a small scripted model: no provider was called. "
         f"You said: {_excerpt(asked)} "
         f"I read about {read.prompt_tokens} tokens in {len(prompt.turns)} messages{tools}. "
-        "Ask me to create a file to see tool calls, use a model named fault:overloaded to see a "
-        "failure, or set a real upstream in config.yaml for real answers."
+        "Ask me to create a file to see tool calls, give a model the target fault:overloaded to "
+        "see a failure, or set a real upstream in config.yaml for real answers."
     )
 
 
