@@ -298,6 +298,7 @@ class ChatMeter(Meter):
         self._take_names(members)
         for choice in _choices(members):
             self.stop_reason = _text(choice.finish_reason) or self.stop_reason
+            self._take_usage(choice.usage)  # Moonshot's place for it
         self._take_usage(members.get("usage"))
 
     def _take_usage(self, raw: Raw | None) -> None:
@@ -342,6 +343,7 @@ def read_chat_response(body: bytes) -> ChatMeter:
 class _Choice(msgspec.Struct):
     delta: Raw = Raw(b"")
     finish_reason: Raw = Raw(b"")
+    usage: Raw = Raw(b"null")
 
 
 _EMPTY_TEXT_DELTA = (

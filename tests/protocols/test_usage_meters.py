@@ -137,6 +137,20 @@ def test_usage_counts_from_any_chunk(choices):
     assert meter.usage == Usage(3, None, None, None, 0)
 
 
+def test_usage_counts_from_inside_a_choice():
+    """Where Moonshot puts it; seen at the top level too, that one counts."""
+    meter = ChatMeter()
+    meter.feed(chunk(choices=[{"delta": {"role": "assistant"}}]))
+    last = {"delta": {}, "finish_reason": "stop", "usage": {"prompt_tokens": 3}}
+    meter.feed(chunk(choices=[{**last, "usage": {**last["usage"], "completion_tokens": 4}}]))
+
+    assert meter.usage == Usage(3, None, None, None, 4)
+
+    meter.feed(chunk(choices=[last], usage={"prompt_tokens": 5, "completion_tokens": 6}))
+
+    assert meter.usage == Usage(5, None, None, None, 6)
+
+
 def test_the_last_count_wins_and_nothing_is_summed():
     meter = ChatMeter()
     for count in (5, 9, 7):
