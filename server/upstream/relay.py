@@ -224,7 +224,9 @@ class Relay:
         if self._splitter.pending:  # the last event may lack its blank line
             rest = screen_lines(self._splitter.pending + b"\n\n", self._protocol)
             self._meter_events(rest)
-        if not self._is_ending:
+        # Compatible servers may leave out [DONE]; SDKs, and so their clients, do not mind.
+        has_stopped = self._protocol is Protocol.OPENAI and self.meter.stop_reason is not None
+        if not self._is_ending and not has_stopped:
             raise UpstreamError("The provider cut its stream before the end.")
 
     def _check_whole(self) -> None:

@@ -174,6 +174,27 @@ def test_a_close_delimited_stream_ends_well_with_its_terminal_event():
     assert str(cut.error) == "The provider cut its stream before the end."
 
 
+@pytest.mark.parametrize("framed", [True, False], ids=["framed", "closed"])
+def test_a_chat_stream_may_lack_its_done_once_it_said_why_it_stopped(framed):
+    """Compatible servers leave it out, and the SDKs take the end of the stream for it."""
+    stream = CHAT.removesuffix(b"data: [DONE]\n\n")
+    head = EVENTS.replace(b"transfer-encoding: chunked\r\n", b"")
+    script = [EVENTS, chunked(stream)] if framed else [head, stream, FIN]
+
+    got = answer(*script, protocol="openai")
+
+    assert (bytes(got.stream), got.error) == (stream, None)
+    assert got.usage == metered(CHAT, "openai")[0]
+
+
+def test_a_chat_stream_that_is_reset_without_its_done_was_cut():
+    stream = CHAT.removesuffix(b"data: [DONE]\n\n")
+
+    got = answer(EVENTS, chunked(stream, end=b""), 0.05, RST, protocol="openai")
+
+    assert (bytes(got.stream), type(got.error)) == (stream, UpstreamError)
+
+
 @BOTH
 def test_the_last_event_may_lack_its_blank_line(protocol):
     stream = STREAMS[protocol]
