@@ -237,9 +237,11 @@ class Relay:
                 name.decode("latin-1"): value.decode("latin-1") for name, value in self.head.headers
             }
             raise envelopes.from_upstream(self.head.status, headers, body, self._protocol)
+        self.meter = READ_RESPONSE[self._protocol](body)
+        if self.meter.error is not None:  # its words may name keys and hosts
+            raise UpstreamError("The provider answered with an error; try again.")
         if self._streaming:
             raise UpstreamError("The provider answered a streaming request without a stream.")
-        self.meter = READ_RESPONSE[self._protocol](body)
 
 
 _LAST = {Protocol.ANTHROPIC: b"event: message_stop\n", Protocol.OPENAI: b"data: [DONE]\n"}

@@ -180,6 +180,20 @@ def test_a_refusal_costs_nothing(tmp_path, script, status, code):
     assert tokens(row) == (0, 0, False)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("protocol", ["anthropic", "openai"])
+def test_an_error_that_comes_with_a_200_is_an_error(tmp_path, protocol, stream):
+    """Some compatible servers do that; a client would take it for an empty answer."""
+    body = b'{"error":{"type":"odd_error","message":"no room for sk-fake-0123456789"}}'
+
+    answered, got, row = ask(tmp_path, sized(body), protocol=protocol, stream=stream)
+
+    assert answered == 502
+    assert b"sk-fake" not in got
+    assert ending(row) == ("settled", "upstream_error", 502, "upstream_error")
+    assert tokens(row) == (0, 0, False)
+
+
 def test_an_error_event_is_passed_on_masked(tmp_path):
     status, got, row = ask(tmp_path, EVENTS, chunked(BEGIN + ERROR))
 
