@@ -71,7 +71,7 @@ def test_sixty_megabytes_for_a_client_that_does_not_read_stay_at_the_provider(tm
 
     grown, stuck_at, others, received = run(scenario)
 
-    assert stuck_at < 10 * MB
+    assert stuck_at < TOTAL // 2  # all of it in the buffers of the system's sockets
     assert grown < 32 * MB
     assert [reply.body for reply in others] == [BEGIN + END] * 20
     assert received == len(BEGIN) + count * len(DELTA) + len(END)
