@@ -1,7 +1,6 @@
 """Build the Sanic application: routes, error handlers, settings."""
 
 import logging
-from itertools import count
 from typing import Any
 
 from sanic import Request, Sanic
@@ -19,13 +18,12 @@ LONGEST_HEADER_BYTES = 16_384
 METHODS = ("DELETE", "GET", "HEAD", "POST")
 
 _log = logging.getLogger(__name__)
-_numbers = count(1)  # Sanic wants a name for each app that one process makes
 
 
 def create_app(services: Services) -> "Sanic[Any, Any]":
     """Build the application around the running parts in `services`."""
     app: Sanic[Any, Any] = Sanic(
-        f"gatewayctl-{next(_numbers)}",
+        f"gatewayctl-{id(services):x}",  # Sanic wants another name for each app
         request_class=CheckedRequest,
         configure_logging=False,
         env_prefix=None,

@@ -86,7 +86,6 @@ SLOW = (
 
 STATE = {
     "server.store.models.database": "the models need their database before it is known",
-    "server.app._numbers": "Sanic wants a name for each app that one process makes",
 }
 
 MODULE_LINES, FUNCTION_LINES = 400, 40

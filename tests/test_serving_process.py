@@ -139,7 +139,7 @@ def _wait_until_closed(url):
     while True:
         try:
             socket.create_connection((parts.hostname, parts.port), 5).close()
-        except ConnectionRefusedError:
+        except (ConnectionRefusedError, ConnectionResetError):  # it may close amid a handshake
             return
         assert time.monotonic() < deadline, "it went on to listen"
         time.sleep(0.01)

@@ -55,7 +55,7 @@ def show(ctx: typer.Context, name: ModelName) -> None:
 
 @app.command("check")
 def check(ctx: typer.Context) -> None:
-    """Call the upstream of every model: is its key there, does it connect, does it answer?"""
+    """Call the upstream of every model: its key is there, it connects, it answers."""
     session = Session.of(ctx)
     reached = _reach_all(session.settings())
     ok = all(each.ok for each in reached)

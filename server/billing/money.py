@@ -15,11 +15,3 @@ def micros(usd: str) -> int:
     if whole != scaled:
         raise ValueError(f"{usd} has more than six decimal places")
     return whole
-
-
-def dollars(amount_micros: int) -> str:
-    """Print micros as dollars, with cents at least and no digit lost: `$4.00`, `$0.000125`."""
-    sign = "-" if amount_micros < 0 else ""
-    whole, rest = divmod(abs(amount_micros), MICROS)
-    places = f"{rest:06d}".rstrip("0").ljust(2, "0")
-    return f"{sign}${whole:,}.{places}"
