@@ -1,5 +1,7 @@
 """Notice that preset files changed, and load them again: whole or not at all."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 from server.errors import ConfigError
@@ -46,11 +48,11 @@ class Watcher:
 def _stamps(folder: Path) -> _Stamps:
     """Take size and mtime of every file below `folder`, skill files included."""
     stamps: _Stamps = {}
-    for path in folder.rglob("[!.]*"):
-        try:
-            stat = path.stat()
-        except OSError:
-            continue  # gone since it was listed; the next poll sees that it is missing
-        if path.is_file():
-            stamps[path] = (stat.st_size, stat.st_mtime_ns)
+    # `os.walk` passes over what cannot be listed, where `rglob` would raise and end the watch: a
+    # folder that an editor or a checkout removes meanwhile, for one.
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if not name.startswith(".")):
+            with suppress(OSError):  # gone since it was listed; the next poll sees that
+                stat = path.stat()
+                stamps[path] = (stat.st_size, stat.st_mtime_ns)
     return stamps

@@ -140,3 +140,20 @@ def test_a_broken_link_and_an_editors_lock_are_passed_over(folder):
     (folder / ".#cline.yaml").write_text("")
 
     assert [watcher.poll(at) for at in (10.0, 10.4, 11.0)] == [None, None, None]
+
+
+def test_a_folder_that_cannot_be_looked_into_ends_no_watch(folder):
+    """A folder deeper than paths may be long stands for any failure of the file system."""
+    watcher, levels = Watcher(folder), ["deep" * 60] * 20
+    here = os.open(folder, os.O_RDONLY)
+    for level in levels:
+        os.mkdir(level, dir_fd=here)
+        below = os.open(level, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    write(folder / "cline.yaml", FIRST.replace("one", "two"), mtime_s=1000)
+
+    presets = settled(watcher, start=10.0)
+
+    assert presets["cline"].system == "two"
