@@ -73,7 +73,8 @@ def is_held(database: Path) -> int | None:
 
 
 def _lock_path(database: Path) -> Path:
-    return database.with_name(database.name + ".lock")
+    real = database.resolve()  # a symbolic link to it leads to the same lock
+    return real.with_name(real.name + ".lock")
 
 
 def _try_lock(fd: int, kind: int) -> bool:

@@ -98,3 +98,15 @@ def test_of_two_processes_that_start_together_one_serves(tmp_path):
         outcomes = sorted(process.stdout.readline() for process in (one, other))
 
     assert outcomes == ["held\n", "refused\n"]
+
+
+def test_two_names_for_one_database_share_one_lock(tmp_path):
+    """Else two servers serve it, and the second settles what the first has under way."""
+    database, other = tmp_path / "gateway.db", tmp_path / "linked" / "other.db"
+    other.parent.mkdir()
+    other.symlink_to(database)
+
+    with ServeLock(database):
+        assert is_held(other) == os.getpid()
+        with pytest.raises(LockHeld, match=f"process {os.getpid()}"):
+            ServeLock(other).acquire()
