@@ -73,7 +73,8 @@ def is_held(database: Path) -> int | None:
 
 
 def _lock_path(database: Path) -> Path:
-    real = database.resolve()  # a symbolic link to it leads to the same lock
+    # A symbolic link to it leads to the same lock. `resolve` would crash on links in a circle.
+    real = Path(os.path.realpath(database))
     return real.with_name(real.name + ".lock")
 
 
