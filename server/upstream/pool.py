@@ -62,7 +62,11 @@ class Pool:
         return self._ssl_context
 
     def connection_idle(self, connection: Connection) -> None:
-        self._idle.setdefault(connection.origin, []).append(connection)
+        idle = self._idle.setdefault(connection.origin, [])
+        idle.append(connection)
+        # The oldest is at the bottom, where nobody takes it as long as one above it is free.
+        if connection.idle_since - idle[0].idle_since >= self._max_idle_s:
+            idle.pop(0).abort()
 
     def connection_gone(self, connection: Connection) -> None:
         self._open.discard(connection)

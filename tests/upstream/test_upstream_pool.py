@@ -108,6 +108,26 @@ def test_a_connection_that_was_idle_too_long_is_closed_and_not_used():
     assert run(scenario()) == 2
 
 
+def test_what_a_burst_opened_is_closed_while_fewer_are_in_use():
+    """The last used goes out first, so nobody would ever come to those at the bottom."""
+
+    async def scenario():
+        pool, go = Pool(max_idle_s=0.05), asyncio.Event()
+        async with upstream([go, OK]) as server:
+            burst = [asyncio.create_task(ask(pool, server)) for _ in range(5)]
+            await until(lambda: len(server.requests) == 5)
+            go.set()
+            await asyncio.gather(*burst)
+            deadline = asyncio.get_running_loop().time() + 5
+            while pool.open_count > 1 and asyncio.get_running_loop().time() < deadline:
+                await ask(pool, server)
+            counts = (pool.open_count, server.accepted)
+            await pool.close()
+        return counts
+
+    assert run(scenario()) == (1, 5)
+
+
 def test_a_connection_that_is_closing_is_not_used():
     """Between the provider's hang-up and the loop's next turn it is still in the pool."""
 
