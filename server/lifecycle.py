@@ -67,7 +67,7 @@ def serve(
     ready: Callable[[Running], None] | None = None,
     draining: Callable[[int], None] | None = None,
 ) -> int:
-    """Serve until SIGINT or SIGTERM, then drain; a second signal ends the process at once.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then drain; a second signal ends it at once.
 
     `ready` is called once, when requests are answered, and `draining` at the first signal, with
     the number of requests that are still under way. Gives the exit status.
@@ -101,7 +101,10 @@ async def _serve(
 
 
 def handle_signals(stop: asyncio.Event) -> None:
-    """Set `stop` at the first SIGINT or SIGTERM; leave at once at the second."""
+    """Set `stop` at the first SIGINT or SIGTERM; leave at once at the second.
+
+    A terminal that closes (SIGHUP) sets it too, unless `nohup` said to ignore that.
+    """
 
     def on_signal() -> None:
         if stop.is_set():
@@ -111,6 +114,9 @@ def handle_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # No second one is counted: the shell and the system may each send theirs.
+        loop.add_signal_handler(signal.SIGHUP, stop.set)
 
 
 @asynccontextmanager

@@ -231,6 +231,37 @@ def test_a_look_at_readyz_while_draining_is_told_so(tmp_path):
     assert status == 0
 
 
+def test_a_terminal_that_closes_lets_streams_finish_however_often_it_says_so(tmp_path):
+    """The shell and the system may each send SIGHUP: the second is no wish to end at once."""
+    path, secret = _prepare(tmp_path)
+
+    with _serving(path) as (process, url):
+        streams = _Streams(url, secret, 2)
+        process.send_signal(signal.SIGHUP)
+        _wait_until_closed(url)
+        process.send_signal(signal.SIGHUP)
+        ends = streams.join()
+        status = process.wait(10)
+
+    assert all(check_messages_stream(received) for received in ends)
+    assert status == 0
+
+
+def test_under_nohup_a_terminal_that_closes_ends_nothing(tmp_path):
+    path, _ = _prepare(tmp_path)
+    kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; children inherit it
+
+    try:
+        with _serving(path) as (process, url):
+            process.send_signal(signal.SIGHUP)
+            ready = _get(url, "/readyz")
+            status = process.poll()
+    finally:
+        signal.signal(signal.SIGHUP, kept)
+
+    assert (ready, status) == ({"status": "ready"}, None)
+
+
 def test_a_second_signal_ends_the_process_at_once(tmp_path):
     path, secret = _prepare(tmp_path)
 
