@@ -17,10 +17,6 @@ METER: Mapping[Protocol, Callable[[], usage.Meter]] = {
     Protocol.ANTHROPIC: usage.MessagesMeter,
     Protocol.OPENAI: usage.ChatMeter,
 }
-READ_RESPONSE: Mapping[Protocol, Callable[[bytes], usage.Meter]] = {
-    Protocol.ANTHROPIC: usage.read_messages_response,
-    Protocol.OPENAI: usage.read_chat_response,
-}
 ESTIMATE: Mapping[Protocol, Callable[[Mapping[str, Raw]], int]] = {
     Protocol.ANTHROPIC: tokens.estimate_messages,
     Protocol.OPENAI: tokens.estimate_chat,

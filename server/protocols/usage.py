@@ -16,6 +16,7 @@ from server.errors import UpstreamError
 from server.protocols import sse
 
 MAX_TOKENS = 2**53
+MAX_DIGITS = 16
 BYTES_PER_TOKEN = 4
 MAX_TEXT_LENGTH = 500
 
@@ -165,12 +166,9 @@ class Meter:
             raw = members.get(name)
             if raw is None or bytes(raw) == b"null":
                 continue
-            try:
-                count = _COUNT.decode(raw)
-            except ValueError:
-                count = -1
-            if 0 <= count <= MAX_TOKENS:
-                self._counts[name] = count
+            text = bytes(raw)
+            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_TOKENS:
+                self._counts[name] = int(text)
             else:
                 self._flag(f"{name} is not a count: {_excerpt(raw)}")
 
@@ -326,20 +324,6 @@ class ChatMeter(Meter):
         return max(0, prompt - cached_tokens)
 
 
-def read_messages_response(body: bytes) -> MessagesMeter:
-    """Meter a whole Messages answer; raises UpstreamError where it is not a JSON object."""
-    meter = MessagesMeter()
-    meter.read_body(body)
-    return meter
-
-
-def read_chat_response(body: bytes) -> ChatMeter:
-    """Meter a whole Chat Completions answer; raises UpstreamError where it is no JSON object."""
-    meter = ChatMeter()
-    meter.read_body(body)
-    return meter
-
-
 class _Choice(msgspec.Struct):
     delta: Raw = Raw(b"")
     finish_reason: Raw = Raw(b"")
@@ -352,7 +336,6 @@ _EMPTY_TEXT_DELTA = (
 )
 _EMPTY_DELTA = b'{"content":""}\n\n'
 _MEMBERS = msgspec.json.Decoder(dict[str, Raw] | None)
-_COUNT = msgspec.json.Decoder(int)
 _ANY = msgspec.json.Decoder(object)
 _CHOICES = msgspec.json.Decoder(list[_Choice] | None)
 

@@ -7,7 +7,7 @@ from functools import partial
 
 from server.errors import GatewayError, UpstreamError
 from server.protocols import Protocol, envelopes, sse, usage
-from server.protocols.by_protocol import METER, PING, READ_RESPONSE, without_usage_chunk
+from server.protocols.by_protocol import METER, PING, without_usage_chunk
 from server.upstream.connection import Exchange, Head
 from server.upstream.handoff import Handoff
 from server.upstream.inflate import Inflater
@@ -40,11 +40,10 @@ class Relay:
         self._streaming = streaming
         self._hide_usage = hide_usage
         self._ping_after_s = ping_after_s
-        self._is_event_stream = False
         self._inflater: Inflater | None = None
         self._whole: list[bytes] = []
         self._whole_bytes = 0
-        self._splitter = sse.EventSplitter()
+        self._splitter: sse.EventSplitter | None = None  # there once events come
         self._connection: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last_put = self._loop.time()
@@ -117,7 +116,7 @@ class Relay:
             self._inflater = Inflater(encoding)
         kind = (head.get(b"content-type") or b"").lower()
         if self._streaming and head.status == 200 and kind.startswith(b"text/event-stream"):
-            self._is_event_stream = True
+            self._splitter = sse.EventSplitter()
 
     def on_data(self, data: bytes) -> None:
         if self.over.done():
@@ -149,7 +148,7 @@ class Relay:
     def _take(self, data: bytes) -> None:
         if self._inflater is not None:
             data = self._inflater.feed(data)
-        if self._is_event_stream:
+        if self._splitter is not None:
             events = self._splitter.feed(data)
             if events:
                 self._meter_events(screen(events, self._protocol))
@@ -218,7 +217,7 @@ class Relay:
     def _check_end(self) -> None:
         if self._inflater is not None and not self._inflater.is_whole:
             raise UpstreamError("The provider cut its answer short.")
-        if not self._is_event_stream:
+        if self._splitter is None:
             self._check_whole()
             return
         if self._splitter.pending:  # the last event may lack its blank line
@@ -237,7 +236,7 @@ class Relay:
                 name.decode("latin-1"): value.decode("latin-1") for name, value in self.head.headers
             }
             raise envelopes.from_upstream(self.head.status, headers, body, self._protocol)
-        self.meter = READ_RESPONSE[self._protocol](body)
+        self.meter.read_body(body)
         if self.meter.error is not None:  # its words may name keys and hosts
             raise UpstreamError("The provider answered with an error; try again.")
         if self._streaming:

@@ -14,8 +14,6 @@ from server.protocols.usage import (
     MessagesMeter,
     ReportedError,
     Usage,
-    read_chat_response,
-    read_messages_response,
 )
 
 DATA = Path(__file__).parent.parent / "data"
@@ -36,6 +34,12 @@ def metered(meter_class, stream, cuts=()):
         whole = splitter.feed(stream[start : edges[at + 1]])
         if whole:
             meter.feed(whole)
+    return meter
+
+
+def metered_whole(meter_class, body):
+    meter = meter_class()
+    meter.read_body(body)
     return meter
 
 
@@ -162,7 +166,7 @@ def test_the_last_count_wins_and_nothing_is_summed():
 def test_zero_is_zero_and_missing_is_missing():
     body = b'{"usage":{"input_tokens":0,"output_tokens":null,"cache_read_input_tokens":0}}'
 
-    usage = read_messages_response(body).usage
+    usage = metered_whole(MessagesMeter, body).usage
 
     assert usage == Usage(0, 0, None, None, None)
     assert (usage.cache_write_tokens, usage.total_input_tokens, usage.total_tokens) == (0, 0, 0)
@@ -208,15 +212,15 @@ def test_zero_is_zero_and_missing_is_missing():
     ],
 )
 def test_cache_writes_are_split_by_lifetime_and_doubt_bills_the_larger(usage, writes, is_odd):
-    meter = read_messages_response(json.dumps({"usage": usage}).encode())
+    meter = metered_whole(MessagesMeter, json.dumps({"usage": usage}).encode())
 
     assert (meter.usage.cache_write_5m_tokens, meter.usage.cache_write_1h_tokens) == writes
     assert (meter.anomaly is not None) == is_odd
 
 
 def test_more_cached_than_prompted_is_zero_input_and_an_anomaly():
-    meter = read_chat_response(
-        b'{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}'
+    meter = metered_whole(
+        ChatMeter, b'{"usage":{"prompt_tokens":5,"prompt_tokens_details":{"cached_tokens":9}}}'
     )
 
     assert meter.usage == Usage(0, 9, None, None, None)
@@ -336,7 +340,7 @@ def test_a_whole_messages_answer_is_read():
         "usage": {"input_tokens": 3, "output_tokens": 4},
     }
 
-    meter = read_messages_response(json.dumps(body).encode())
+    meter = metered_whole(MessagesMeter, json.dumps(body).encode())
 
     assert (meter.message_id, meter.model, meter.stop_reason) == ("msg_1", "claude", "max_tokens")
     assert (meter.usage, meter.finished) == (Usage(3, None, None, None, 4), True)
@@ -349,7 +353,7 @@ def test_a_whole_chat_answer_is_read():
         "choices": [{"index": 0, "finish_reason": "length", "message": {"content": "x" * 400}}],
     }
 
-    meter = read_chat_response(json.dumps(body).encode())
+    meter = metered_whole(ChatMeter, json.dumps(body).encode())
 
     assert (meter.message_id, meter.model, meter.stop_reason) == ("c_1", "gpt", "length")
     assert (meter.usage, meter.finished) == (Usage(), True)
@@ -359,7 +363,7 @@ def test_a_whole_chat_answer_is_read():
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[]", b"null", b'"x"', b"{", pytest.param(b"[" * 5000, id="deep")]
 )
-@pytest.mark.parametrize("read", [read_messages_response, read_chat_response])
-def test_a_whole_answer_that_is_no_object_is_an_upstream_error(read, body):
+@pytest.mark.parametrize("meter_class", [MessagesMeter, ChatMeter])
+def test_a_whole_answer_that_is_no_object_is_an_upstream_error(meter_class, body):
     with pytest.raises(UpstreamError, match="is not"):
-        read(body)
+        metered_whole(meter_class, body)
