@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Any
 
 from sanic.exceptions import SanicException
+from sanic.headers import format_http1_response
 from sanic.http import Http, Stage
 from sanic.http.http1 import HTTP_CONTINUE
 from sanic.response import BaseHTTPResponse
@@ -32,6 +33,7 @@ class Conversation(Http):
     request: Any
     request_body: Any  # True, "chunked" or None
     request_bytes_left: Any
+    response_func: Any
 
     async def http1_request_header(self) -> None:
         """Read a request's head within one deadline, however slowly it drips in."""
@@ -95,7 +97,27 @@ class Conversation(Http):
         """Begin an answer; while some of the body is to come, it is the connection's last."""
         if self.request_body:
             self._forgo_body()
+        if self.request.version == "1.0":
+            self.response_func = self._begin_unframed
         return super().respond(response)
+
+    async def _begin_unframed(self, data: bytes, end_stream: bool) -> None:
+        """Begin an answer to HTTP/1.0, which knows no chunks: a stream ends with the connection."""
+        if end_stream:
+            await self.http1_response_header(data, end_stream)
+            return
+        self.keep_alive = False
+        response: Any = self.response
+        response.headers["connection"] = "close"
+        head = format_http1_response(response.status, response.processed_headers)
+        self.response_func, self.stage = self._send_unframed, Stage.RESPONSE
+        await self._send(head + data)
+
+    async def _send_unframed(self, data: bytes, end_stream: bool) -> None:
+        if end_stream:
+            self.response_func, self.stage = None, Stage.IDLE
+        if data:
+            await self._send(data)
 
     def _forgo_body(self) -> None:
         buffer, left = self.recv_buffer, self.request_bytes_left
