@@ -13,7 +13,7 @@ STREAM = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
 SCRIPT = [EVENTS, chunked(BEGIN, end=b""), 0.1, chunked(CHAT[len(BEGIN) :])]
 
 
-def _ask(tmp_path, path, body, **headers):
+def _ask(tmp_path, path, body):
     """Send one HTTP/1.0 request; give the head and the body of the answer, read to its end."""
 
     async def scenario():
