@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from server.config.schema import Config, Target
+from server.errors import ConfigError, ModelNotFound
 from server.presets.load import Preset
 from server.protocols import Protocol
 from server.protocols.body import Body
@@ -27,9 +28,19 @@ class Rules:
 
     @classmethod
     def of(cls, config: Config, presets: Mapping[str, Preset]) -> "Rules":
-        """Prepare what `config` and `presets` say."""
+        """Prepare what `config` and `presets` say.
+
+        Raises:
+            ConfigError: a preset names a model that the config does not have.
+        """
+        routing = Routing(config)
+        for preset in presets.values():
+            try:
+                routing.require_auto(preset.model)
+            except ModelNotFound as err:
+                raise ConfigError(str(err), file=preset.source, key="model") from err
         texts = {tool: preset.text() for tool, preset in presets.items()}
-        return cls(config, Routing(config), Catalog.of(config, LISTED_SINCE), presets, texts)
+        return cls(config, routing, Catalog.of(config, LISTED_SINCE), presets, texts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ async def running(
     tls = tls_context(settings)
     config = settings.config
     watcher = Watcher(settings.presets_path)
-    presets = load_presets(settings.presets_path)
+    rules = Rules.of(config, load_presets(settings.presets_path))
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
@@ -152,7 +152,7 @@ async def running(
         store = Store.open(settings.database_path)
         stack.push_async_callback(store.close)
         instance_id = await _begin_instance(store)
-        gateway = Gateway(store, client, Rules.of(config, presets), instance_id)
+        gateway = Gateway(store, client, rules, instance_id)
         services = Services(settings, store, gateway, clock.now(), deadlines or Deadlines())
         stack.push_async_callback(_end_instance, store, instance_id)
         stack.push_async_callback(
@@ -302,11 +302,15 @@ async def _reload(services: Services, watcher: Watcher, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
         found = await asyncio.to_thread(watcher.poll, time.monotonic())
-        if isinstance(found, ConfigError):
-            _log.error("presets were not reloaded: %s", found)
-        elif found is not None:
+        if found is None:
+            continue
+        try:
+            if isinstance(found, ConfigError):
+                raise found
             services.gateway.rules = Rules.of(services.settings.config, found)
             _log.info("presets reloaded")
+        except ConfigError as err:
+            _log.error("presets were not reloaded: %s", err)
 
 
 async def _stop_task(task: asyncio.Task[None]) -> None:

@@ -30,7 +30,7 @@ ROWS = {
     "server.billing": "errors config tenants usage",
     "server.upstream": "errors config protocols",
     "server.upstream.demo": "clock",
-    "server.calls": "config protocols routing presets tenants",
+    "server.calls": "errors config protocols routing presets tenants",
     "server.rows": "errors clock protocols usage upstream calls",
     "server.gateway": "errors protocols store presets usage billing upstream calls rows",
     "server.routes": "errors clock config protocols store tenants usage billing calls rows gateway",

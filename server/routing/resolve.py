@@ -68,6 +68,17 @@ class Routing:
             raise _speaks_another(model, protocol)
         return route
 
+    def require_auto(self, preset_model: str | None) -> None:
+        """Check what a preset says `auto` is; raises ModelNotFound where nothing goes by it."""
+        if preset_model is not None and preset_model not in AUTO_NAMES:
+            self._named(preset_model)
+
+    def _named(self, name: str) -> str:
+        model = name if name in self._models else self._aliased(name)
+        if model is None:
+            raise unknown_model(name, self._names)
+        return model
+
     def _aliased(self, name: str) -> str | None:
         """Follow an alias: a plain one first, then the first glob of the file that fits."""
         plain = self._aliases.get(name)
@@ -80,12 +91,7 @@ class Routing:
         self, name: str, tool: str | None, preset_model: str | None, estimate: Callable[[], int]
     ) -> str:
         if preset_model is not None and preset_model not in AUTO_NAMES:
-            if preset_model in self._models:
-                return preset_model
-            aliased = self._aliased(preset_model)
-            if aliased is None:
-                raise unknown_model(preset_model, self._names)
-            return aliased
+            return self._named(preset_model)
         rule = _first_match(self._auto.rules, tool, estimate)
         chosen = self._auto.default if rule is None else rule.use
         if chosen is None:
