@@ -70,7 +70,6 @@ class Meter:
     """
 
     _delta: ClassVar[bytes]
-    _deltas_are_mute: ClassVar[bool]
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -92,9 +91,6 @@ class Meter:
         deltas = whole_events.count(self._delta)
         self._bytes += len(whole_events)
         self._deltas += deltas
-        if deltas and self._deltas_are_mute and deltas == whole_events.count(b"\n\n"):
-            self.started = True  # nothing but deltas, as almost always
-            return
         if b"\r" in whole_events:
             for piece in sse.pieces(whole_events):
                 if self._next_telling(piece, 0) >= 0:
@@ -108,6 +104,13 @@ class Meter:
                 end = len(whole_events)
             self._read_event(whole_events[0 if begin < 0 else begin + 2 : end])
             at = self._next_telling(whole_events, end + 2)
+
+    def feed_deltas(self, whole_events: bytes) -> bool:  # noqa: ARG002 - see MessagesMeter
+        """Take note of events that are nothing but sound deltas; False, and no note, of others.
+
+        Such events neither tell usage nor end a stream, so nothing else needs to look at them.
+        """
+        return False
 
     @property
     def output_bytes_seen(self) -> int:
@@ -188,12 +191,23 @@ class MessagesMeter(Meter):
     """Meters an Anthropic Messages answer."""
 
     _delta = b'"content_block_delta"'
-    _deltas_are_mute = True
     _telling = (b'"message_', b'"usage"', b"event: error", b"event:error", b'"error"')
 
     def __init__(self) -> None:
         super().__init__()
         self._bytes_per_delta = len(_EMPTY_TEXT_DELTA)
+
+    def feed_deltas(self, whole_events: bytes) -> bool:
+        if not (whole_events.startswith(_DELTA_HEAD) and whole_events.endswith(b"}\n\n")):
+            return False
+        # Each delta is two lines and a blank one; any other line upsets the sum.
+        deltas = whole_events.count(_NEXT_DELTA) + 1
+        if whole_events.count(b"\n") != 3 * deltas or b"\r" in whole_events:
+            return False
+        self.started = True
+        self._bytes += len(whole_events)
+        self._deltas += deltas
+        return True
 
     def _find_telling(self, block: bytes, begin: int) -> int:
         # Plain searches: a pattern would stop at every quotation mark.
@@ -264,7 +278,6 @@ class ChatMeter(Meter):
     """Meters an OpenAI Chat Completions answer."""
 
     _delta = b'"delta"'
-    _deltas_are_mute = False
     _telling = re.compile(
         rb'"(?:usage"\s*:\s*[^n\s]|finish_reason"\s*:\s*"|error"\s*:\s*[^n\s])|\[DONE\]'
     )
@@ -330,6 +343,8 @@ class _Choice(msgspec.Struct):
     usage: Raw = Raw(b"null")
 
 
+_DELTA_HEAD = b'event: content_block_delta\ndata: {"type":"content_block_delta",'
+_NEXT_DELTA = b"}\n\n" + _DELTA_HEAD
 _EMPTY_TEXT_DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
     b'"delta":{"type":"text_delta","text":""}}\n\n'

@@ -150,7 +150,11 @@ class Relay:
             data = self._inflater.feed(data)
         if self._splitter is not None:
             events = self._splitter.feed(data)
-            if events:
+            if not events:
+                return
+            if not self._is_ending and self.meter.feed_deltas(events):
+                self._put(events)  # as almost always
+            else:
                 self._meter_events(screen(events, self._protocol))
         else:
             self._collect(data)

@@ -367,3 +367,42 @@ def test_a_whole_chat_answer_is_read():
 def test_a_whole_answer_that_is_no_object_is_an_upstream_error(meter_class, body):
     with pytest.raises(UpstreamError, match="is not"):
         metered_whole(meter_class, body)
+
+
+DELTA = message_event(
+    "content_block_delta", index=0, delta={"type": "text_delta", "text": "four words go here"}
+).replace(b'": ', b'":')
+
+
+def test_a_block_of_deltas_counts_as_if_each_event_were_read():
+    quick, thorough = MessagesMeter(), MessagesMeter()
+
+    assert quick.feed_deltas(DELTA * 7)
+    thorough.feed(DELTA * 7)
+
+    assert everything(quick) == everything(thorough)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        DELTA + message_event("message_stop"),
+        message_event("ping") + DELTA,
+        DELTA + b": comment\n\n" + DELTA,
+        DELTA.replace(b"\n", b"\r\n"),
+        DELTA + b"<html>\n\n",
+        DELTA.replace(b"data:", b"id: 1\ndata:"),
+        DELTA[:-4] + b"\n\n",
+        message_event("error", error={"type": "x", "message": "y"}),
+    ],
+)
+def test_anything_but_sound_deltas_is_left_to_be_read(block):
+    meter = MessagesMeter()
+    before = everything(meter)
+
+    assert not meter.feed_deltas(block)
+    assert everything(meter) == before
+
+
+def test_a_chat_block_is_always_read():
+    assert not ChatMeter().feed_deltas(chunk(choices=[{"delta": {"content": "a"}}]))
