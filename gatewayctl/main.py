@@ -1,5 +1,6 @@
 """The command `gatewayctl`: its nouns, and how it ends."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -49,6 +50,7 @@ class Nouns(TyperGroup):
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; bugs are left to crash."""
     session = Session()
+    _have_streams()
     _accept_any_locale()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
@@ -85,6 +87,12 @@ def _command() -> Command:
     command = cast("Command", typer.main.get_command(app))
     command.params.extend(global_options())
     return command
+
+
+def _have_streams() -> None:
+    """Write to nowhere where a stream was closed from the start: Python has None for it."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
 
 
 def _accept_any_locale() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -85,9 +86,13 @@ class Output:
         line(json.dumps(document, indent=2))
 
     def note(self, text: str) -> None:
-        """Tell a person something, on stderr; silent under `--json`."""
+        """Tell a person something, on stderr; silent under `--json`.
+
+        A person who cannot be told, at a terminal that has closed, is no reason to fail.
+        """
         if not self.as_json:
-            line(text, sys.stderr)
+            with suppress(OSError):
+                line(text, sys.stderr)
 
     def sheet(self, title: str, parts: Iterable[tuple[str, str]]) -> None:
         """Tell a person a title and titled commands, on stderr.

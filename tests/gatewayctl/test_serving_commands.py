@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -167,6 +168,29 @@ def test_serve_tells_where_it_is_and_stops_when_told(start, ready, cli):
     assert get(f"{url}/healthz") == {"status": "ok"}
     assert ask(url, ready.out.strip())["type"] == "message"
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize("streams", [">&- 2>&-", "2>/dev/full"])
+def test_serve_goes_on_where_nobody_can_be_told_anything(ready, streams):
+    """As an old script for daemons starts it; or a terminal, or a disk, that went away."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [sys.executable, "-c", LAUNCH, "serve", "--port", str(port)]
+    process = subprocess.Popen(f"exec {shlex.join(words)} {streams}", shell=True)
+    deadline, answer = time.monotonic() + PATIENCE_S, None
+
+    try:
+        while answer is None and process.poll() is None and time.monotonic() < deadline:
+            try:
+                answer = get(f"http://127.0.0.1:{port}/healthz")
+            except OSError:
+                time.sleep(0.02)
+        process.terminate()
+        code = process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+
+    assert (answer, code) == ({"status": "ok"}, 0)
 
 
 def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, ready, cli):
