@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -230,7 +230,9 @@ def _raise_file_limit() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = file_limit(soft, hard)
     if wanted != soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        # A kernel may have a lower limit than it tells (macOS): fewer files are no reason to stop.
+        with suppress(ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def file_limit(soft: int, hard: int) -> int:
