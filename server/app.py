@@ -1,6 +1,7 @@
 """Build the Sanic application: routes, error handlers, settings."""
 
 import logging
+from asyncio import CancelledError
 from typing import Any
 
 from sanic import Request, Sanic
@@ -50,12 +51,19 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
     for routes in (inference, discovery, tenant):
         routes.register(app)
     app.error_handler.add(Exception, _on_error)
+    app.error_handler.add(CancelledError, _on_cut)
     return app
 
 
 def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
     """Answer whatever a handler, or Sanic before one, raised: the last resort."""
     error = _translated(request, exception)
+    return wire.refusal(request, error, wire.protocol_for(request))
+
+
+def _on_cut(request: Request[Any, Any], _cancelled: BaseException) -> wire.Answer:
+    """Answer a client that is there still: the drain did not wait for its request any longer."""
+    error = errors.Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
     return wire.refusal(request, error, wire.protocol_for(request))
 
 

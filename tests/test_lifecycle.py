@@ -305,6 +305,27 @@ def test_the_use_of_a_key_is_noted_at_most_once_a_minute(tmp_path):
     assert first >= started_at - timedelta(seconds=1)
 
 
+def test_a_request_that_the_drain_cuts_before_its_answer_is_told_to_come_back(tmp_path, caplog):
+    """It is no bug of ours: neither a 500 nor a traceback."""
+
+    async def scenario():
+        async with recording(None) as upstream:
+            config = config_for(upstream.url, more="server: {drain_s: 0.1}\n")
+            async with started(tmp_path, config) as gateway:
+                client = gateway.client()
+                asked = asyncio.create_task(client.post("/v1/messages", json=ASK))
+                await until(lambda: _is(upstream.open == 1))
+            answer = await asked
+            await client.aclose()
+            return answer
+
+    answer = run(scenario)
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["type"] == "overloaded_error"
+    assert "Traceback" not in caplog.text
+
+
 def test_after_the_end_the_port_and_the_lock_are_free(tmp_path):
     async def scenario():
         async with started(tmp_path) as gateway:
