@@ -289,6 +289,8 @@ class ChatMeter(Meter):
     def _read_event(self, piece: bytes) -> None:
         _, data = sse.fields(piece)
         if not data:
+            if piece.startswith(b":"):  # a comment; anything else is half of a line end
+                self._bytes -= len(piece) + len(b"\n\n")
             return
         if data == b"[DONE]":
             self._bytes -= len(piece) + len(b"\n\n")
