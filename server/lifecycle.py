@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import uvloop
@@ -34,10 +34,12 @@ from server.store import instances
 from server.store.db import Store
 from server.store.lock import ServeLock
 from server.store.migrate import migrate
-from server.upstream import demo
 from server.upstream.client import UpstreamClient, endpoint_of
 from server.upstream.pool import Pool
 from server.usage import record
+
+if TYPE_CHECKING:
+    from server.upstream import demo
 
 __all__ = ["PortTaken", "Running", "handle_signals", "running", "serve"]
 
@@ -54,7 +56,7 @@ class Running:
 
     url: str
     services: Services
-    demo: demo.DemoServer | None
+    demo: "demo.DemoServer | None"
     warnings: tuple[str, ...]
     connections: Collection[object]
 
@@ -126,7 +128,7 @@ async def running(
     host: str | None = None,
     port: int | None = None,
     environ: Mapping[str, str] = os.environ,
-    demo_options: demo.DemoOptions | None = None,
+    demo_options: "demo.DemoOptions | None" = None,
     deadlines: Deadlines | None = None,
     reload_every_s: float = RELOAD_EVERY_S,
 ) -> AsyncIterator[Running]:
@@ -255,17 +257,19 @@ def _open_log(settings: Settings) -> logging.Handler:
 
 
 async def _start_demo(
-    stack: AsyncExitStack, settings: Settings, options: demo.DemoOptions | None
-) -> demo.DemoServer | None:
+    stack: AsyncExitStack, settings: Settings, options: "demo.DemoOptions | None"
+) -> "demo.DemoServer | None":
     if all(upstream.protocol != "demo" for upstream in settings.config.upstreams.values()):
         return None
+    from server.upstream import demo  # 2 MB that a gateway with real providers never needs
+
     server = await demo.start("127.0.0.1", 0, options=options or demo.DemoOptions())
     stack.push_async_callback(server.close)
     return server
 
 
 def _client(
-    settings: Settings, environ: Mapping[str, str], demo_server: demo.DemoServer | None
+    settings: Settings, environ: Mapping[str, str], demo_server: "demo.DemoServer | None"
 ) -> UpstreamClient:
     demo_url = None if demo_server is None else demo_server.url
     endpoints = {}
