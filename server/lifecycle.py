@@ -161,10 +161,7 @@ async def running(
             _stop_task, asyncio.create_task(_reload(services, watcher, reload_every_s))
         )
         connections = await stack.enter_async_context(_listening(services, sock, tls))
-        exposed = exposure(config.server, sock.getsockname()[0])
-        warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
-        for warning in warnings:
-            _log.warning("%s", warning)
+        warnings = _warnings(settings, sock)
         yield Running(url_of(config.server, sock), services, demo_server, warnings, connections)
 
 
@@ -215,6 +212,14 @@ async def _finish(connections: set[Any], services: Services) -> None:
             _log.warning("%d requests did not end in time and were cut", len(late))
             await asyncio.wait(late, timeout=ABORT_WAIT_S)
     await services.gateway.drain()
+
+
+def _warnings(settings: Settings, sock: socket.socket) -> tuple[str, ...]:
+    exposed = exposure(settings.config.server, sock.getsockname()[0])
+    warnings = settings.warnings if exposed is None else (*settings.warnings, exposed)
+    for warning in warnings:
+        _log.warning("%s", warning)
+    return warnings
 
 
 def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:

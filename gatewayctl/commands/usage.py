@@ -28,9 +28,7 @@ _NUMBERS = ("requests", "input", "cache read", "cache write", "output", "total")
 def usage(
     ctx: typer.Context,
     *,
-    by: Annotated[
-        By | None, typer.Option(help="What to have one row for; day if left out.")
-    ] = None,
+    by: Annotated[By | None, typer.Option(help="What to have a row for; day if left out.")] = None,
     since: Annotated[
         str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.", metavar="DAY")
     ] = "30d",
@@ -57,9 +55,7 @@ def usage(
         days = _range(since, until, tz or (_local_zone() if for_people else "UTC"))
     except InvalidRequest as exc:
         raise _in_words_of_options(exc) from exc
-    wanted = [by or By.DAY]
-    if for_people and by is None:
-        wanted = list(By)
+    wanted = list(By) if for_people and by is None else [by or By.DAY]
     with session.reading():
         owner = tenants.find(tenant).id
         reports = [report(each, days.since, days.until, days.tz, owner) for each in wanted]

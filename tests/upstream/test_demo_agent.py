@@ -43,7 +43,7 @@ OK, BAD = ToolResult("ok", failed=False), ToolResult("no", failed=True)
 ASKED = "create a file hello.txt containing hi"
 
 
-def play(tools, outcomes=(), *, asked=ASKED, context="Working directory: /work/x\n"):
+def play(tools, outcomes=(), *, asked=ASKED, context="Working directory: /home/dev/x\n"):
     """Run the agent until it stops calling tools; give its calls and its last words."""
     results, calls = [], []
     while True:
@@ -93,8 +93,8 @@ def test_it_looks_writes_reads_back_and_reports():
 
     assert calls == [
         ("Bash", {"command": "ls", "description": "List the folder"}),
-        ("Write", {"file_path": "/work/x/hello.txt", "content": "hi"}),
-        ("Read", {"file_path": "/work/x/hello.txt"}),
+        ("Write", {"file_path": "/home/dev/x/hello.txt", "content": "hi"}),
+        ("Read", {"file_path": "/home/dev/x/hello.txt"}),
     ]
     assert said == "Done: hello.txt created."
 
@@ -104,8 +104,8 @@ def test_it_fills_lists_of_commands_and_of_files():
 
     assert calls == [
         ("run_commands", {"commands": ["ls"]}),
-        ("editor", {"path": "/work/x/hello.txt", "new_text": "hi"}),
-        ("read_files", {"files": [{"path": "/work/x/hello.txt"}]}),
+        ("editor", {"path": "/home/dev/x/hello.txt", "new_text": "hi"}),
+        ("read_files", {"files": [{"path": "/home/dev/x/hello.txt"}]}),
     ]
 
 
