@@ -2,15 +2,32 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from support.raw_upstream import QUICK
+import pytest
+from support.raw_upstream import EVENTS, QUICK, chunked, run, until, upstream
+from support.validators import check_chat_stream, check_messages_stream
 
 from server.config.schema import Target, Upstream
 from server.errors import GatewayError
 from server.protocols import Protocol
+from server.protocols.by_protocol import METER
 from server.upstream.client import Dispatch, UpstreamClient, endpoint_of
+from server.upstream.connection import Head
 from server.upstream.pool import Pool
 from server.upstream.relay import Relay
+
+DATA = Path(__file__).parent.parent / "data"
+MESSAGES = (DATA / "messages_text.sse").read_bytes()
+CHAT = (DATA / "chat_text.sse").read_bytes()
+STREAMS = {"anthropic": MESSAGES, "openai": CHAT}
+CHECKS = {"anthropic": check_messages_stream, "openai": check_chat_stream}
+BEGIN = {
+    "anthropic": b"".join(piece + b"\n\n" for piece in MESSAGES.split(b"\n\n")[:4]),
+    "openai": b"".join(piece + b"\n\n" for piece in CHAT.split(b"\n\n")[:4]),
+}
+HEAD = Head(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
+BOTH = pytest.mark.parametrize("protocol", ["anthropic", "openai"])
 
 
 @dataclass
@@ -29,7 +46,7 @@ class Relayed:
 
 def client_for(server, *, protocol="anthropic", proxy=None, timeouts=QUICK, ssl_context=None):
     """Give an UpstreamClient that knows `server` as `there`."""
-    upstream = Upstream(
+    provider = Upstream(
         protocol=protocol,
         base_url=server.url,
         api_key="sk-fake-upstream-key",
@@ -37,7 +54,7 @@ def client_for(server, *, protocol="anthropic", proxy=None, timeouts=QUICK, ssl_
         proxy=proxy,
         timeouts=timeouts,
     )
-    return UpstreamClient({"there": endpoint_of(upstream, None)}, Pool(ssl_context))
+    return UpstreamClient({"there": endpoint_of(provider, None)}, Pool(ssl_context))
 
 
 def dispatch(protocol="anthropic", body=b'{"model": "m"}'):
@@ -87,3 +104,31 @@ async def relayed(client, **options):
     got = await read(relay)
     await task
     return got
+
+
+def metered(stream, protocol):
+    """Give the usage, the stop reason and the error that a whole stream tells."""
+    meter = METER[Protocol(protocol)]()
+    meter.feed(stream)
+    return meter.usage, meter.stop_reason, meter.error
+
+
+def answer(*script, protocol="anthropic", **options):
+    """Relay one streamed answer that plays `script`; nothing may stay open behind it."""
+
+    async def scenario():
+        async with upstream(list(script)) as server:
+            client = client_for(server, protocol=protocol)
+            got = await relayed(client, protocol=protocol, **options)
+            assert client.pool.busy_count == 0
+            await client.close()
+            await until(lambda: server.open == 0)
+        return got
+
+    return run(scenario())
+
+
+def events(stream, size=None):
+    """Play `stream` in chunks of `size` bytes, then end it."""
+    size = size or len(stream)
+    return [EVENTS, chunked(*(stream[at : at + size] for at in range(0, len(stream), size)))]
