@@ -5,12 +5,14 @@ import os
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 
 import pytest
 
@@ -214,6 +216,39 @@ def test_serve_refuses_a_port_that_is_taken(start, ready, taken):
     assert server.process.wait(PATIENCE_S) == 1
     server.stop()
     assert json.loads("".join(server.err))["error"]["code"] == "port_taken"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            "DELETE FROM schema_migration",
+            "could not be migrated and is as it was: table instance already exists",
+        ),
+        (
+            "INSERT INTO schema_migration (name, applied) VALUES ('9999_later', 0)",
+            "was made by a newer release; upgrade gatewayctl.",
+        ),
+    ],
+    ids=["a migration that fails", "a newer release"],
+)
+def test_serve_leaves_a_database_that_it_cannot_migrate_as_it_was(
+    start, ready, home, change, message
+):
+    path = home / "gateway.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(change)
+    before = path.read_bytes()
+
+    server = start("serve", "--port", "0")
+    server.process.wait(PATIENCE_S)
+
+    assert server.stop() == 7
+    assert server.out == []
+    (line,) = server.err
+    assert line.startswith(f"error: {path} {message}")
+    assert path.read_bytes() == before
+    assert not [*home.glob("gateway.db-*")]
 
 
 def test_serve_refuses_to_start_without_an_upstreams_key(cli, ready, config):
