@@ -123,7 +123,10 @@ def _apply(path: Path, migrations: Path) -> list[str]:
             _require_whole_references(database)
         database.execute_sql("PRAGMA journal_mode = WAL")
     except (*problems.DATABASE_ERRORS, MigrationError) as exc:
-        raise StoreError(f"{path} could not be migrated and is as it was: {exc}.") from exc
+        raise StoreError(
+            f"{path} could not be migrated and is as it was: {exc}. "
+            "Go on with the release that made it, and report this."
+        ) from exc
     finally:
         database.close()
     return applied
