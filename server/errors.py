@@ -4,6 +4,8 @@
     ├── InvalidRequest                 400 invalid_request
     │   └── PromptTooLong              400 prompt_too_long
     ├── InvalidApiKey                  401 invalid_api_key
+    ├── InsufficientBalance            402 insufficient_balance
+    ├── SubscriptionInactive           402 subscription_inactive
     ├── KeyNotAllowed                  403 key_not_allowed
     │   └── ScopeNotAllowed            403 scope_not_allowed
     ├── NotFound                       404 not_found
@@ -12,7 +14,9 @@
     ├── Conflict                       409 conflict
     ├── RequestTooLarge                413 request_too_large
     ├── RateLimited                    429 rate_limited
+    ├── QuotaExceeded                  429 quota_exceeded
     ├── NotSupported                   501 not_supported
+    │   └── BillingNotConfigured       501 billing_not_configured
     ├── UpstreamError                  502 upstream_error
     │   └── UpstreamRefused            the provider's own 400, 413 or 429, passed on
     ├── Unavailable                    503 unavailable
@@ -85,6 +89,22 @@ class InvalidApiKey(GatewayError):
     status, code = 401, "invalid_api_key"
 
 
+class InsufficientBalance(GatewayError):
+    """The balance, less what running requests hold, does not pay for this.
+
+    `held` is what running requests hold, in micros: some of it may come back soon.
+    """
+
+    status, code = 402, "insufficient_balance"
+    held: int = 0
+
+
+class SubscriptionInactive(GatewayError):
+    """There is no subscription, or it does not count just now."""
+
+    status, code = 402, "subscription_inactive"
+
+
 class KeyNotAllowed(GatewayError):
     """The key is good, but not for this route."""
 
@@ -137,10 +157,26 @@ class RateLimited(GatewayError):
     status, code, retriable = 429, "rate_limited", True
 
 
+class QuotaExceeded(GatewayError):
+    """The subscription's quota is used up; `retry-after` leads to the window's end.
+
+    `held` is what running requests hold, in weighted tokens: some of it may come back soon.
+    """
+
+    status, code = 429, "quota_exceeded"
+    held: int = 0
+
+
 class NotSupported(GatewayError):
     """The gateway does not do this yet."""
 
     status, code = 501, "not_supported"
+
+
+class BillingNotConfigured(NotSupported):
+    """No Stripe key is configured: nothing can be bought here."""
+
+    code = "billing_not_configured"
 
 
 class UpstreamError(GatewayError):

@@ -6,7 +6,9 @@ from peewee import (
     SQL,
     AutoField,
     BigIntegerField,
+    BlobField,
     BooleanField,
+    CompositeKey,
     DatabaseProxy,
     ForeignKeyField,
     IntegerField,
@@ -49,12 +51,14 @@ class Instance(Table):
 
 
 class Tenant(Table):
-    """Who owns keys and money."""
+    """Who owns keys and money; balance and held change with the ledger and the holds alone."""
 
     id = AutoField()
     public_id = TextField(unique=True)  # tnt_…
     name = TextField(unique=True)
     created_at = Moment()
+    balance_micros = IntegerField(default=0)  # the sum of its entries
+    held_micros = IntegerField(default=0)  # the sum of what its open requests hold
 
 
 class Key(Table):
@@ -76,6 +80,79 @@ class Key(Table):
     expires_at = Moment(null=True)
     last_used_at = Moment(null=True)  # written at most once a minute
     revoked_at = Moment(null=True)
+
+
+class Price(Table):
+    """A price that was in force; its id is its number. Micros per million tokens; immutable."""
+
+    id = AutoField()
+    model = TextField(index=True)
+    input = IntegerField()
+    output = IntegerField()
+    cache_read = IntegerField()
+    cache_write_5m = IntegerField()
+    cache_write_1h = IntegerField()
+    long_above_tokens = IntegerField(null=True)
+    long_input = IntegerField(null=True)
+    long_output = IntegerField(null=True)
+    long_cache_read = IntegerField(null=True)
+    long_cache_write_5m = IntegerField(null=True)
+    long_cache_write_1h = IntegerField(null=True)
+    extras = TextField(null=True)  # JSON: micros per use, factors in millionths
+    created_at = Moment()
+
+
+class Entry(Table):
+    """A line of a tenant's ledger: append-only, numbered without gaps, chained by its hash.
+
+    A charge carries its token counts and its price, so that it can be recomputed for ever.
+    """
+
+    tenant = ForeignKeyField(Tenant, index=False)
+    tenant_id: int
+    seq = IntegerField()  # 1, 2, 3 … within the tenant
+    kind = TextField()  # topup | grant | charge | refund | dispute | adjustment
+    ref = TextField()  # what caused it; of each kind and cause there is one entry
+    amount_micros = IntegerField()  # signed
+    balance_after_micros = IntegerField()
+    at = Moment()  # never earlier than the entry before
+    price = ForeignKeyField(Price, null=True, index=False)
+    price_id: int | None
+    input_tokens = IntegerField(null=True)
+    cache_read_input_tokens = IntegerField(null=True)
+    cache_write_5m_tokens = IntegerField(null=True)
+    cache_write_1h_tokens = IntegerField(null=True)
+    output_tokens = IntegerField(null=True)
+    extras = TextField(null=True)  # JSON: what else was billed
+    created_by = TextField(null=True)
+    reason = TextField(null=True)
+    hash = BlobField()  # SHA-256 over the hash before and every column above
+
+    class Meta:
+        primary_key = CompositeKey("tenant", "seq")
+        without_rowid = True
+        indexes = ((("kind", "ref"), True),)
+
+
+class Subscription(Table):
+    """What a tenant subscribes to, and its quota window: numbered, opened by first use."""
+
+    tenant = ForeignKeyField(Tenant, primary_key=True)
+    tenant_id: int
+    tier = TextField()
+    status = TextField()  # Stripe's words
+    source = TextField()  # cli | stripe
+    stripe_id = TextField(null=True, unique=True)
+    current_period_end = Moment(null=True)
+    cancel_at = Moment(null=True)
+    grace_until = Moment(null=True)
+    quota_window = IntegerField(default=0)
+    window_started_at = Moment(null=True)
+    used_tokens = IntegerField(default=0)  # weighted
+    held_tokens = IntegerField(default=0)  # weighted
+    used_requests = IntegerField(default=0)  # those under way too
+    created_at = Moment()
+    updated_at = Moment()
 
 
 class Request(Table):
@@ -119,6 +196,16 @@ class Request(Table):
     cache_write_1h_tokens = IntegerField(default=0)
     output_tokens = IntegerField(default=0)
     estimated = BooleanField(default=False)  # some class was missing and was estimated
+    billing = TextField(default="pay_per_token")  # as the key's
+    price = ForeignKeyField(Price, null=True, index=False)
+    price_id: int | None
+    held_micros = IntegerField(default=0)  # once settled: what was held at the end
+    cost_micros = IntegerField(default=0)  # charged to the balance
+    quota_window = IntegerField(null=True)  # the window that the hold belongs to
+    held_tokens = IntegerField(default=0)  # weighted; once settled: what was held at the end
+    quota_tokens = IntegerField(default=0)  # weighted; taken from the quota
+    extras = TextField(null=True)  # JSON: what else was asked for, and once settled billed
+    anomaly = TextField(null=True)  # what was odd in the provider's usage
 
     class Meta:
         # Every index is paid for by each request, so the foreign keys have none of their own.
@@ -129,4 +216,4 @@ class Request(Table):
 Request.add_index(Request.index(Request.instance, where=SQL("state = 'open'"), name="request_open"))
 
 
-TABLES: tuple[type[Table], ...] = (Instance, Tenant, Key, Request)
+TABLES: tuple[type[Table], ...] = (Instance, Tenant, Key, Price, Entry, Subscription, Request)

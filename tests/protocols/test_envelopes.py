@@ -82,7 +82,8 @@ def test_every_error_names_the_request_and_says_whether_to_retry(err):
     headers = envelopes.headers(err, "req_1")
 
     assert headers["request-id"] == headers["x-request-id"] == "req_1"
-    retriable = err.http_status in (429, 502, 503, 504, 529) or type(err) is errors.Internal
+    transient = err.http_status in (429, 502, 503, 504, 529) or type(err) is errors.Internal
+    retriable = transient and type(err) is not errors.QuotaExceeded
     assert headers.get("x-should-retry") == (None if retriable else "false")
     assert headers.get("retry-after") == (None if err.retry_after_s is None else "7")
     assert all(type(value) is str for value in headers.values())

@@ -27,7 +27,8 @@ def schema_of(path):
         tables = rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")
         return {
             table: {
-                "columns": rows(f"PRAGMA table_xinfo({table})"),
+                # Without defaults: SQLite wants one for a column that is added later.
+                "columns": [row[:4] + row[5:] for row in rows(f"PRAGMA table_xinfo({table})")],
                 "references": sorted(row[2:] for row in rows(f"PRAGMA foreign_key_list({table})")),
                 "indexes": {
                     name: (unique, partial, rows(f"PRAGMA index_xinfo({name})"))
@@ -51,7 +52,7 @@ def scripts(tmp_path):
 
 def add_key_of_a_tenant(path):
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO tenant VALUES (1, 'tnt_1', 'acme', 0)")
+        connection.execute("INSERT INTO tenant VALUES (1, 'tnt_1', 'acme', 0, 0, 0)")
         connection.execute(
             "INSERT INTO key (public_id, tenant_id, name, billing, scope, secret_sha256, prefix,"
             " last4, created_at, created_by) VALUES ('key_1', 1, 'ci', 'b', 's', '', '', '', 0, '')"
@@ -72,7 +73,7 @@ def test_a_new_database_is_current_private_and_in_a_private_folder(tmp_path):
     path = tmp_path / "data" / "gateway.db"
 
     assert check(path) is SchemaState.MISSING
-    assert migrate(path) == ["0001_initial"]
+    assert migrate(path) == ["0001_initial", "0002_money"]
     assert check(path) is SchemaState.CURRENT
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -90,10 +91,10 @@ def test_migrating_twice_changes_nothing(path):
 
 def test_pending_migrations_are_applied_after_a_private_backup(path, scripts):
     before = schema_of(path)
-    (scripts / "0002_note.py").write_text(SECOND)
+    (scripts / "0902_note.py").write_text(SECOND)
 
     assert check(path, migrations=scripts) is SchemaState.OLDER
-    assert migrate(path, migrations=scripts) == ["0002_note"]
+    assert migrate(path, migrations=scripts) == ["0902_note"]
 
     assert check(path, migrations=scripts) is SchemaState.CURRENT
     assert schema_of(path) != before
@@ -105,8 +106,8 @@ def test_pending_migrations_are_applied_after_a_private_backup(path, scripts):
 
 def test_a_failing_migration_takes_those_before_it_back(path, scripts):
     before = schema_of(path)
-    (scripts / "0002_note.py").write_text(SECOND.replace("note", "first"))
-    (scripts / "0003_broken.py").write_text(BROKEN)
+    (scripts / "0902_note.py").write_text(SECOND.replace("note", "first"))
+    (scripts / "0903_broken.py").write_text(BROKEN)
 
     with pytest.raises(StoreError, match="no such table: nowhere"):
         migrate(path, migrations=scripts)
@@ -118,7 +119,7 @@ def test_a_failing_migration_takes_those_before_it_back(path, scripts):
 def test_a_migration_that_orphans_rows_is_taken_back(path, scripts):
     add_key_of_a_tenant(path)
     before = schema_of(path)
-    (scripts / "0002_orphan.py").write_text(ORPHAN)
+    (scripts / "0902_orphan.py").write_text(ORPHAN)
 
     with pytest.raises(StoreError, match="refers to one that is gone"):
         migrate(path, migrations=scripts)
@@ -128,7 +129,7 @@ def test_a_migration_that_orphans_rows_is_taken_back(path, scripts):
 
 def test_a_new_database_that_cannot_be_made_leaves_no_file(tmp_path, scripts):
     path = tmp_path / "data" / "gateway.db"
-    (scripts / "0002_broken.py").write_text(BROKEN)
+    (scripts / "0902_broken.py").write_text(BROKEN)
 
     with pytest.raises(StoreError, match="could not be migrated"):
         migrate(path, migrations=scripts)
@@ -138,7 +139,7 @@ def test_a_new_database_that_cannot_be_made_leaves_no_file(tmp_path, scripts):
 
 def test_a_backup_that_fails_stops_the_migration(path, scripts):
     before = schema_of(path)
-    (scripts / "0002_note.py").write_text(SECOND)
+    (scripts / "0902_note.py").write_text(SECOND)
     (path.parent / "backups").write_text("a file where the folder should be")
 
     with pytest.raises(StoreError, match="could not be backed up"):
@@ -148,7 +149,7 @@ def test_a_backup_that_fails_stops_the_migration(path, scripts):
 
 
 def test_a_newer_schema_is_left_alone(path, scripts):
-    (scripts / "0002_note.py").write_text(SECOND)
+    (scripts / "0902_note.py").write_text(SECOND)
     migrate(path, migrations=scripts)
     before = path.read_bytes()
 
@@ -174,7 +175,7 @@ def test_an_empty_file_becomes_a_database(tmp_path):
     path.touch()
 
     assert check(path) is SchemaState.OLDER
-    assert migrate(path) == ["0001_initial"]
+    assert migrate(path) == ["0001_initial", "0002_money"]
 
 
 def test_nothing_is_migrated_while_the_server_runs(path):
