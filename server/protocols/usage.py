@@ -6,185 +6,21 @@ an event says is then judged by the decoded value, so text that mentions a patte
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
 
 import msgspec
 from msgspec import Raw
 
-from server.errors import UpstreamError
 from server.protocols import sse
+from server.protocols.meter import (
+    Meter,
+    ReportedError,
+    Usage,
+    excerpt,
+    reported_error,
+    short_text,
+)
 
-MAX_TOKENS = 2**53
-MAX_DIGITS = 16
-BYTES_PER_TOKEN = 4
-MAX_TEXT_LENGTH = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one answer; None where the provider never reported the field.
-
-    `input_tokens` excludes what was read from or written to a cache, on both protocols.
-    """
-
-    input_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_write_5m_tokens: int | None = None
-    cache_write_1h_tokens: int | None = None
-    output_tokens: int | None = None
-
-    @property
-    def cache_write_tokens(self) -> int:
-        """Tokens written to either cache; nothing reported counts as zero."""
-        return (self.cache_write_5m_tokens or 0) + (self.cache_write_1h_tokens or 0)
-
-    @property
-    def total_input_tokens(self) -> int:
-        """All input, cached or not; nothing reported counts as zero."""
-        return (
-            (self.input_tokens or 0) + (self.cache_read_input_tokens or 0) + self.cache_write_tokens
-        )
-
-    @property
-    def total_tokens(self) -> int:
-        """Input, cached or not, and output; nothing reported counts as zero."""
-        return self.total_input_tokens + (self.output_tokens or 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ReportedError:
-    """An error that the provider reported inside an answer; for the log, not for a caller."""
-
-    kind: str
-    message: str
-
-
-class Meter:
-    """What is known of one answer; `feed` it whole events as they are relayed.
-
-    Per field the last count wins; counts are never summed. A count that cannot be (negative,
-    not an integer, above 2**53) is passed over and told in `anomaly`; null is a missing count.
-    `finished` means that the protocol's own last event came by, `error` that an error did.
-    `output_is_partial`: the output was counted at the start of the answer and never again.
-    """
-
-    _delta: ClassVar[bytes]
-
-    def __init__(self) -> None:
-        self.usage = Usage()
-        self.started = False
-        self.finished = False
-        self.stop_reason: str | None = None
-        self.message_id: str | None = None
-        self.model: str | None = None
-        self.error: ReportedError | None = None
-        self.anomaly: str | None = None
-        self.output_is_partial = False
-        self._counts: dict[str, int] = {}
-        self._bytes = 0
-        self._deltas = 0
-        self._bytes_per_delta = 0
-
-    def feed(self, whole_events: bytes) -> None:
-        """Take note of one or more whole events; never raises, whatever they hold."""
-        deltas = whole_events.count(self._delta)
-        self._bytes += len(whole_events)
-        self._deltas += deltas
-        if b"\r" in whole_events:
-            for piece in sse.pieces(whole_events):
-                if self._next_telling(piece, 0) >= 0:
-                    self._read_event(piece)
-            return
-        at = self._next_telling(whole_events, 0)
-        while at >= 0:
-            begin = whole_events.rfind(b"\n\n", 0, at)
-            end = whole_events.find(b"\n\n", at)
-            if end < 0:
-                end = len(whole_events)
-            self._read_event(whole_events[0 if begin < 0 else begin + 2 : end])
-            at = self._next_telling(whole_events, end + 2)
-
-    def feed_deltas(self, whole_events: bytes) -> bool:  # noqa: ARG002 - see MessagesMeter
-        """Take note of events that are nothing but sound deltas; False, and no note, of others.
-
-        Such events neither tell usage nor end a stream, so nothing else needs to look at them.
-        """
-        return False
-
-    @property
-    def output_bytes_seen(self) -> int:
-        """Bytes of output delivered so far: all bytes but those that wrap the deltas.
-
-        Some small events that are no deltas stay in, so this errs upward.
-        """
-        return max(0, self._bytes - self._deltas * self._bytes_per_delta)
-
-    def estimated_output_tokens(self) -> int:
-        """Guess the output tokens delivered so far, for when no usage ever comes.
-
-        One token per four bytes of output, and at least one per delta event.
-        """
-        return max(self._deltas, self.output_bytes_seen // BYTES_PER_TOKEN)
-
-    def read_body(self, body: bytes) -> None:
-        """Take note of a whole answer that was not streamed.
-
-        Raises:
-            UpstreamError: the body is not a JSON object.
-        """
-        try:
-            members = _MEMBERS.decode(body)
-        except (ValueError, RecursionError) as exc:
-            raise UpstreamError("The provider's answer is not JSON; try again.") from exc
-        if members is None:
-            raise UpstreamError("The provider's answer is not a JSON object; try again.")
-        self.started = self.finished = True
-        self._bytes += len(body)
-        self.error = _reported(members.get("error"))
-        self._take_answer(members)
-
-    def _next_telling(self, block: bytes, begin: int) -> int:
-        """Find the next event worth reading, from `begin` on: before the first, any is."""
-        if self.started:
-            return self._find_telling(block, begin)
-        return begin if begin < len(block) else -1
-
-    def _find_telling(self, block: bytes, begin: int) -> int:
-        """Find where, from `begin` on, something may be told; -1 where nothing is."""
-        raise NotImplementedError
-
-    def _read_event(self, piece: bytes) -> None:
-        raise NotImplementedError
-
-    def _take_answer(self, members: Mapping[str, Raw]) -> None:
-        raise NotImplementedError
-
-    def _take_names(self, members: Mapping[str, Raw]) -> None:
-        self.message_id = self.message_id or _text(members.get("id"))
-        self.model = self.model or _text(members.get("model"))
-
-    def _take_counts(self, members: Mapping[str, Raw], *names: str) -> None:
-        for name in names:
-            raw = members.get(name)
-            if raw is None or bytes(raw) == b"null":
-                continue
-            text = bytes(raw)
-            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_TOKENS:
-                self._counts[name] = int(text)
-            else:
-                self._flag(f"{name} is not a count: {_excerpt(raw)}")
-
-    def _members(self, raw: bytes | Raw | None, name: str) -> Mapping[str, Raw]:
-        """Read an object that may be missing; anything else in its place is an anomaly."""
-        try:
-            return _MEMBERS.decode(raw or b"null") or {}
-        except (ValueError, RecursionError):
-            self._flag(f"{name} is not an object: {_excerpt(raw or b'')}")
-            return {}
-
-    def _flag(self, anomaly: str) -> None:
-        self.anomaly = self.anomaly or anomaly
+__all__ = ["ChatMeter", "MessagesMeter", "Meter", "ReportedError", "Usage"]
 
 
 class MessagesMeter(Meter):
@@ -220,11 +56,11 @@ class MessagesMeter(Meter):
             return
         self.started = True
         event = self._members(data, "event")
-        kind = _text(event.get("type"))
+        kind = short_text(event.get("type"))
         if kind != "content_block_delta":
             self._bytes -= len(piece) + len(b"\n\n")
         if kind == "error" or name == b"error":
-            self.error = _reported(event.get("error")) or ReportedError("error", _excerpt(data))
+            self.error = reported_error(event.get("error")) or ReportedError("error", excerpt(data))
         elif kind == "message_start":
             self._take_answer(self._members(event.get("message"), "message"))
             self.output_is_partial = True
@@ -242,7 +78,7 @@ class MessagesMeter(Meter):
         self._take_usage(members.get("usage"))
 
     def _take_stop_reason(self, members: Mapping[str, Raw]) -> None:
-        self.stop_reason = _text(members.get("stop_reason")) or self.stop_reason
+        self.stop_reason = short_text(members.get("stop_reason")) or self.stop_reason
 
     def _take_usage(self, raw: Raw | None) -> None:
         usage = self._members(raw, "usage")
@@ -304,13 +140,13 @@ class ChatMeter(Meter):
             # The wrapping varies by provider and model, but hardly within one stream.
             self._bytes_per_delta = len(piece) - len(choices[0].delta) + len(_EMPTY_DELTA)
         self.started = True
-        self.error = _reported(chunk.get("error")) or self.error
+        self.error = reported_error(chunk.get("error")) or self.error
         self._take_answer(chunk)
 
     def _take_answer(self, members: Mapping[str, Raw]) -> None:
         self._take_names(members)
         for choice in _choices(members):
-            self.stop_reason = _text(choice.finish_reason) or self.stop_reason
+            self.stop_reason = short_text(choice.finish_reason) or self.stop_reason
             self._take_usage(choice.usage)  # Moonshot's place for it
         self._take_usage(members.get("usage"))
 
@@ -352,8 +188,6 @@ _EMPTY_TEXT_DELTA = (
     b'"delta":{"type":"text_delta","text":""}}\n\n'
 )
 _EMPTY_DELTA = b'{"content":""}\n\n'
-_MEMBERS = msgspec.json.Decoder(dict[str, Raw] | None)
-_ANY = msgspec.json.Decoder(object)
 _CHOICES = msgspec.json.Decoder(list[_Choice] | None)
 
 
@@ -363,34 +197,3 @@ def _choices(members: Mapping[str, Raw]) -> list[_Choice]:
         return _CHOICES.decode(members.get("choices") or b"null") or []
     except (ValueError, RecursionError):
         return []
-
-
-def _text(raw: Raw | None) -> str | None:
-    """Read a short string; anything else counts as missing."""
-    value = _decoded(raw)
-    return value[:MAX_TEXT_LENGTH] if isinstance(value, str) else None
-
-
-def _reported(raw: Raw | None) -> ReportedError | None:
-    """Read a reported error; nothing and null are none, an odd shape is one all the same."""
-    match _decoded(raw):
-        case None:
-            return None
-        case {"type": str(kind), "message": str(message)}:
-            return ReportedError(kind[:MAX_TEXT_LENGTH], message[:MAX_TEXT_LENGTH])
-        case {"message": str(message)} | str(message):
-            return ReportedError("error", message[:MAX_TEXT_LENGTH])
-        case odd:
-            return ReportedError("error", str(odd)[:MAX_TEXT_LENGTH])
-
-
-def _decoded(raw: Raw | None) -> object:
-    """Decode a small value; what cannot be decoded is told as it stands."""
-    try:
-        return _ANY.decode(raw or b"null")
-    except (ValueError, RecursionError):
-        return {"message": _excerpt(raw or b"")}
-
-
-def _excerpt(raw: bytes | Raw) -> str:
-    return bytes(raw)[:40].decode(errors="replace")

@@ -1,0 +1,218 @@
+"""What is known of an answer while it goes by, whatever its protocol."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import msgspec
+from msgspec import Raw
+
+from server.errors import UpstreamError
+from server.protocols import sse
+
+MAX_TOKENS = 2**53
+MAX_DIGITS = 16
+BYTES_PER_TOKEN = 4
+MAX_TEXT_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer; None where the provider never reported the field.
+
+    `input_tokens` excludes what was read from or written to a cache, on both protocols.
+    """
+
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_write_5m_tokens: int | None = None
+    cache_write_1h_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @property
+    def cache_write_tokens(self) -> int:
+        """Tokens written to either cache; nothing reported counts as zero."""
+        return (self.cache_write_5m_tokens or 0) + (self.cache_write_1h_tokens or 0)
+
+    @property
+    def total_input_tokens(self) -> int:
+        """All input, cached or not; nothing reported counts as zero."""
+        return (
+            (self.input_tokens or 0) + (self.cache_read_input_tokens or 0) + self.cache_write_tokens
+        )
+
+    @property
+    def total_tokens(self) -> int:
+        """Input, cached or not, and output; nothing reported counts as zero."""
+        return self.total_input_tokens + (self.output_tokens or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedError:
+    """An error that the provider reported inside an answer; for the log, not for a caller."""
+
+    kind: str
+    message: str
+
+
+class Meter:
+    """What is known of one answer; `feed` it whole events as they are relayed.
+
+    Per field the last count wins; counts are never summed. A count that cannot be (negative,
+    not an integer, above 2**53) is passed over and told in `anomaly`; null is a missing count.
+    `finished` means that the protocol's own last event came by, `error` that an error did.
+    `output_is_partial`: the output was counted at the start of the answer and never again.
+    """
+
+    _delta: ClassVar[bytes]
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self.started = False
+        self.finished = False
+        self.stop_reason: str | None = None
+        self.message_id: str | None = None
+        self.model: str | None = None
+        self.error: ReportedError | None = None
+        self.anomaly: str | None = None
+        self.output_is_partial = False
+        self._counts: dict[str, int] = {}
+        self._bytes = 0
+        self._deltas = 0
+        self._bytes_per_delta = 0
+
+    def feed(self, whole_events: bytes) -> None:
+        """Take note of one or more whole events; never raises, whatever they hold."""
+        deltas = whole_events.count(self._delta)
+        self._bytes += len(whole_events)
+        self._deltas += deltas
+        if b"\r" in whole_events:
+            for piece in sse.pieces(whole_events):
+                if self._next_telling(piece, 0) >= 0:
+                    self._read_event(piece)
+            return
+        at = self._next_telling(whole_events, 0)
+        while at >= 0:
+            begin = whole_events.rfind(b"\n\n", 0, at)
+            end = whole_events.find(b"\n\n", at)
+            if end < 0:
+                end = len(whole_events)
+            self._read_event(whole_events[0 if begin < 0 else begin + 2 : end])
+            at = self._next_telling(whole_events, end + 2)
+
+    def feed_deltas(self, whole_events: bytes) -> bool:  # noqa: ARG002 - see MessagesMeter
+        """Take note of events that are nothing but sound deltas; False, and no note, of others.
+
+        Such events neither tell usage nor end a stream, so nothing else needs to look at them.
+        """
+        return False
+
+    @property
+    def output_bytes_seen(self) -> int:
+        """Bytes of output delivered so far: all bytes but those that wrap the deltas.
+
+        Some small events that are no deltas stay in, so this errs upward.
+        """
+        return max(0, self._bytes - self._deltas * self._bytes_per_delta)
+
+    def estimated_output_tokens(self) -> int:
+        """Guess the output tokens delivered so far, for when no usage ever comes.
+
+        One token per four bytes of output, and at least one per delta event.
+        """
+        return max(self._deltas, self.output_bytes_seen // BYTES_PER_TOKEN)
+
+    def read_body(self, body: bytes) -> None:
+        """Take note of a whole answer that was not streamed.
+
+        Raises:
+            UpstreamError: the body is not a JSON object.
+        """
+        try:
+            members = _MEMBERS.decode(body)
+        except (ValueError, RecursionError) as exc:
+            raise UpstreamError("The provider's answer is not JSON; try again.") from exc
+        if members is None:
+            raise UpstreamError("The provider's answer is not a JSON object; try again.")
+        self.started = self.finished = True
+        self._bytes += len(body)
+        self.error = reported_error(members.get("error"))
+        self._take_answer(members)
+
+    def _next_telling(self, block: bytes, begin: int) -> int:
+        """Find the next event worth reading, from `begin` on: before the first, any is."""
+        if self.started:
+            return self._find_telling(block, begin)
+        return begin if begin < len(block) else -1
+
+    def _find_telling(self, block: bytes, begin: int) -> int:
+        """Find where, from `begin` on, something may be told; -1 where nothing is."""
+        raise NotImplementedError
+
+    def _read_event(self, piece: bytes) -> None:
+        raise NotImplementedError
+
+    def _take_answer(self, members: Mapping[str, Raw]) -> None:
+        raise NotImplementedError
+
+    def _take_names(self, members: Mapping[str, Raw]) -> None:
+        self.message_id = self.message_id or short_text(members.get("id"))
+        self.model = self.model or short_text(members.get("model"))
+
+    def _take_counts(self, members: Mapping[str, Raw], *names: str) -> None:
+        for name in names:
+            raw = members.get(name)
+            if raw is None or bytes(raw) == b"null":
+                continue
+            text = bytes(raw)
+            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_TOKENS:
+                self._counts[name] = int(text)
+            else:
+                self._flag(f"{name} is not a count: {excerpt(raw)}")
+
+    def _members(self, raw: bytes | Raw | None, name: str) -> Mapping[str, Raw]:
+        """Read an object that may be missing; anything else in its place is an anomaly."""
+        try:
+            return _MEMBERS.decode(raw or b"null") or {}
+        except (ValueError, RecursionError):
+            self._flag(f"{name} is not an object: {excerpt(raw or b'')}")
+            return {}
+
+    def _flag(self, anomaly: str) -> None:
+        self.anomaly = self.anomaly or anomaly
+
+
+def short_text(raw: Raw | None) -> str | None:
+    """Read a short string; anything else counts as missing."""
+    value = _decoded(raw)
+    return value[:MAX_TEXT_LENGTH] if isinstance(value, str) else None
+
+
+def reported_error(raw: Raw | None) -> ReportedError | None:
+    """Read a reported error; nothing and null are none, an odd shape is one all the same."""
+    match _decoded(raw):
+        case None:
+            return None
+        case {"type": str(kind), "message": str(message)}:
+            return ReportedError(kind[:MAX_TEXT_LENGTH], message[:MAX_TEXT_LENGTH])
+        case {"message": str(message)} | str(message):
+            return ReportedError("error", message[:MAX_TEXT_LENGTH])
+        case odd:
+            return ReportedError("error", str(odd)[:MAX_TEXT_LENGTH])
+
+
+def excerpt(raw: bytes | Raw) -> str:
+    """Give the first 40 bytes, to be told in an anomaly or an error."""
+    return bytes(raw)[:40].decode(errors="replace")
+
+
+def _decoded(raw: Raw | None) -> object:
+    """Decode a small value; what cannot be decoded is told as it stands."""
+    try:
+        return _ANY.decode(raw or b"null")
+    except (ValueError, RecursionError):
+        return {"message": excerpt(raw or b"")}
+
+
+_MEMBERS = msgspec.json.Decoder(dict[str, Raw] | None)
+_ANY = msgspec.json.Decoder(object)
