@@ -18,11 +18,11 @@ from server.store.models import Subscription
 ON = ("active", "trialing")
 ENDED = ("canceled", "incomplete_expired")  # Stripe never brings these back
 
-# Takes two parameters, both now in milliseconds; never NULL. `is_entitled` says the same.
+# Its one parameter `now` is in milliseconds, its value never NULL. `is_entitled` says the same.
 ENTITLED = """(
     (status IN ('active', 'trialing')
-        OR (status = 'past_due' AND grace_until IS NOT NULL AND grace_until > ?))
-    AND (cancel_at IS NULL OR cancel_at > ?)
+        OR (status = 'past_due' AND grace_until IS NOT NULL AND grace_until > :now))
+    AND (cancel_at IS NULL OR cancel_at > :now)
 )"""
 
 _WINDOW = timedelta(seconds=QUOTA_WINDOW_S)
@@ -118,19 +118,10 @@ def view(tenant_id: int, tiers: Mapping[str, Tier], now: datetime) -> dict[str, 
     }
 
 
-def in_words(wait: timedelta) -> str:
-    """Say how long a wait is, rounded up: "5 h 12 min", and seconds below a minute."""
-    seconds = -(-wait // timedelta(seconds=1))
-    if seconds < 60:
-        return f"{seconds} s"
-    hours, minutes = divmod(-(-seconds // 60), 60)
-    return " ".join([f"{hours} h"] * (hours > 0) + [f"{minutes} min"] * (minutes > 0))
-
-
 def _quota(row: Subscription, tier: Tier, now: datetime) -> dict[str, Any]:
     # The stored counts belong to the last window; once that has ended they count for nothing.
-    # One that begins after `now` is open: the clock was set back since.
-    began = row.window_started_at
+    # Where the clock was set back since it opened, it begins now: the next use will say so too.
+    began = row.window_started_at and min(row.window_started_at, now)
     is_open = began is not None and now < began + _WINDOW
     used, held = (row.used_tokens, row.held_tokens) if is_open else (0, 0)
     limit = tier.quota_tokens
