@@ -59,6 +59,8 @@ class Tenant(Table):
     created_at = Moment()
     balance_micros = IntegerField(default=0)  # the sum of its entries
     held_micros = IntegerField(default=0)  # the sum of what its open requests hold
+    stripe_customer_id = TextField(null=True, unique=True)
+    stripe_customers_gone = IntegerField(default=0)  # how many it had that were deleted there
 
 
 class Key(Table):
@@ -216,4 +218,79 @@ class Request(Table):
 Request.add_index(Request.index(Request.instance, where=SQL("state = 'open'"), name="request_open"))
 
 
-TABLES: tuple[type[Table], ...] = (Instance, Tenant, Key, Price, Entry, Subscription, Request)
+class CheckoutSession(Table):
+    """A Checkout session of Stripe, written down before Stripe is asked for it.
+
+    `params` is what Stripe is asked, and `public_id` names the row in the idempotency key, so
+    that asking again, after whatever went wrong, gives the same session.
+    """
+
+    id = AutoField()
+    public_id = TextField(unique=True)
+    tenant = ForeignKeyField(Tenant)
+    tenant_id: int
+    state = TextField()  # open | processing | paid | complete | failed | expired | quarantined
+    params = TextField()  # JSON
+    session_id = TextField(null=True, unique=True)
+    url = TextField(null=True)
+    expires_at = Moment()
+    checked_at = Moment(null=True)  # when it was last compared with Stripe's
+    problem = TextField(null=True)  # why it failed, or is in quarantine
+    created_at = Moment()
+
+
+class Topup(CheckoutSession):
+    """A purchase of balance (tu_…)."""
+
+    amount_cents = IntegerField()
+
+
+class Checkout(CheckoutSession):
+    """A purchase of a subscription (co_…)."""
+
+    tier = TextField()
+
+
+class Payment(Table):
+    """What the ledger has of one payment: the amounts that its entries so far add up to."""
+
+    ref = TextField(primary_key=True)  # the payment intent, or the session where there is none
+    topup = ForeignKeyField(Topup, unique=True)
+    topup_id: int
+    credited_micros = IntegerField()
+    refunded_micros = IntegerField()
+    disputed_micros = IntegerField()
+    version = IntegerField()  # counts its changes; part of what its entries are known by
+    updated_at = Moment()
+
+
+class StripeEvent(Table):
+    """Something that happened at Stripe, to look at: what it is about, never what it said."""
+
+    id = TextField(primary_key=True)  # evt_…
+    type = TextField()
+    object = TextField(null=True)  # what to compare: checkout.session | payment_intent | customer
+    object_id = TextField(null=True)
+    state = TextField()  # new | done | ignored | quarantined
+    reason = TextField(null=True)
+    attempts = IntegerField(default=0)
+    try_at = Moment()
+    created_at = Moment()
+    received_at = Moment()
+
+    class Meta:
+        indexes = ((("state", "try_at"), False),)
+
+
+class StripeCursor(Table):
+    """How far the comparison with Stripe is; one row."""
+
+    id = AutoField()
+    events_at = Moment(null=True)  # by Stripe's clock: the latest event that was listed
+    customers_at = Moment(null=True)  # when all customers were last compared
+
+
+TABLES: tuple[type[Table], ...] = (
+    *(Instance, Tenant, Key, Price, Entry, Subscription, Request),
+    *(Topup, Checkout, Payment, StripeEvent, StripeCursor),
+)

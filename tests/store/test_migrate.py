@@ -52,7 +52,8 @@ def scripts(tmp_path):
 
 def add_key_of_a_tenant(path):
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO tenant VALUES (1, 'tnt_1', 'acme', 0, 0, 0)")
+        connection.execute("INSERT INTO tenant (id, public_id, name, created_at)"
+            " VALUES (1, 'tnt_1', 'acme', 0)")
         connection.execute(
             "INSERT INTO key (public_id, tenant_id, name, billing, scope, secret_sha256, prefix,"
             " last4, created_at, created_by) VALUES ('key_1', 1, 'ci', 'b', 's', '', '', '', 0, '')"
@@ -73,7 +74,7 @@ def test_a_new_database_is_current_private_and_in_a_private_folder(tmp_path):
     path = tmp_path / "data" / "gateway.db"
 
     assert check(path) is SchemaState.MISSING
-    assert migrate(path) == ["0001_initial", "0002_money"]
+    assert migrate(path) == ["0001_initial", "0002_money", "0003_stripe"]
     assert check(path) is SchemaState.CURRENT
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
@@ -175,7 +176,7 @@ def test_an_empty_file_becomes_a_database(tmp_path):
     path.touch()
 
     assert check(path) is SchemaState.OLDER
-    assert migrate(path) == ["0001_initial", "0002_money"]
+    assert migrate(path) == ["0001_initial", "0002_money", "0003_stripe"]
 
 
 def test_nothing_is_migrated_while_the_server_runs(path):
