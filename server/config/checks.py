@@ -2,16 +2,22 @@
 
 import re
 from collections.abc import Collection, Iterator
+from decimal import Decimal
 from ipaddress import ip_network
 from itertools import chain
+from math import prod
 from urllib.parse import SplitResult, urlsplit
 
 from server.config.convert import suggestion
 from server.config.document import KeyPath
 from server.config.references import is_malformed, is_reference, without_references
-from server.config.schema import Config, Model, Server, Stripe, Upstream
+from server.config.schema import Config, Model, Price, Server, Stripe, Upstream
 
 Problem = tuple[KeyPath, str]
+
+# What all factors of a request may come to: below it, the dearest price times the most tokens
+# that a meter believes fits into the database's 64-bit integers.
+FACTOR_LIMIT = 1000
 
 RESERVED_MODELS = frozenset({"auto", "claude-auto"})
 
@@ -100,6 +106,16 @@ def _model(path: KeyPath, name: str, model: Model, config: Config) -> Iterator[P
         yield path, "has no price; add `price`, or `free: true`"
     if model.price is not None and model.free:
         yield (*path, "free"), "contradicts `price`; keep one of the two"
+    if model.price is not None:
+        yield from _price((*path, "price"), model.price)
+
+
+def _price(path: KeyPath, price: Price) -> Iterator[Problem]:
+    extras = price.per_request
+    settings = (extras.speed, extras.service_tier, extras.inference_geo)
+    largest = [max([Decimal(1), *map(Decimal, factors.values())]) for factors in settings]
+    if prod(largest) >= FACTOR_LIMIT:
+        yield (*path, "per_request"), "has factors that come to a thousand or more together"
 
 
 def _routes(config: Config) -> Iterator[Problem]:

@@ -17,6 +17,20 @@ Decimal = Annotated[
         description='a decimal of at most 6 places below a million, in quotes: "4.00"',
     ),
 ]
+PerUse = Annotated[
+    str,
+    Meta(
+        pattern=r"^(0|[1-9][0-9]{0,2})(\.[0-9]{1,6})?\Z",
+        description='a decimal of at most 6 places below a thousand, in quotes: "0.01"',
+    ),
+]
+Factor = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?=.*[1-9])(0|[1-9][0-9]{0,2})(\.[0-9]{1,6})?\Z",
+        description='a decimal of at most 6 places above 0 and below a thousand, in quotes: "1.1"',
+    ),
+]
 Text = Annotated[str, Meta(min_length=1, description="text, not empty; a number needs quotes")]
 Count = Annotated[int, Meta(ge=1, description="a whole number above 0")]
 Cents = Annotated[int, Meta(ge=0, description="a whole number of cents, 0 or more")]
@@ -89,7 +103,7 @@ class Target(Section, frozen=True):
     model: Text
 
 
-class Price(Section, frozen=True):
+class Rates(Section, frozen=True):
     """US dollars per million tokens; a cache class left out is billed by a stated rule."""
 
     input: Decimal
@@ -97,6 +111,29 @@ class Price(Section, frozen=True):
     cache_read: Decimal | None = None
     cache_write_5m: Decimal | None = None
     cache_write_1h: Decimal | None = None
+
+
+class LongContext(Rates, frozen=True, kw_only=True):
+    """What all tokens cost of a request whose input, caches included, is above the limit."""
+
+    above_input_tokens: Count
+
+
+class PerRequest(Section, frozen=True):
+    """What changes a request's bill: US dollars for each use of a tool, factors by setting."""
+
+    web_search: PerUse | None = None
+    code_execution: PerUse | None = None
+    speed: dict[str, Factor] = field(default_factory=dict)
+    service_tier: dict[str, Factor] = field(default_factory=dict)
+    inference_geo: dict[str, Factor] = field(default_factory=dict)
+
+
+class Price(Rates, frozen=True):
+    """A model's rates, and what else changes the provider's bill."""
+
+    long_context: LongContext | None = None
+    per_request: PerRequest = PerRequest()
 
 
 class Model(Section, frozen=True):

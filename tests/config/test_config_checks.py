@@ -179,3 +179,18 @@ def test_a_proxy_may_be_an_address_or_a_reference(write, proxy):
     text = f'upstreams: {{a: {{protocol: demo, proxy: "{proxy}"}}}}\nmodels: {{}}\n'
 
     assert load(write(text)).config.upstreams["a"].proxy == proxy
+
+
+def test_factors_that_could_make_a_bill_too_large_to_store_are_refused(refusal, write):
+    extras = 'per_request: {speed: {fast: "99"}, service_tier: {flex: "0.5", priority: "%s"}}'
+    text = (
+        "upstreams: {demo: {protocol: demo}}\nmodels:\n  m:\n"
+        "    targets: [{upstream: demo, model: x}]\n"
+        f'    price:\n      input: "1"\n      output: "1"\n      {extras}\n'
+    )
+
+    assert refusal(text % "10.2") == (
+        "config.yaml:8: models.m.price.per_request: has factors that come to a thousand or more "
+        "together"
+    )
+    assert load(write(text % "10.1")).config.models["m"].price.per_request.speed == {"fast": "99"}

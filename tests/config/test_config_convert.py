@@ -1,6 +1,8 @@
 import pytest
 
 DECIMAL = 'must be a decimal of at most 6 places below a million, in quotes: "4.00"'
+PER_USE = 'must be a decimal of at most 6 places below a thousand, in quotes: "0.01"'
+FACTOR = 'must be a decimal of at most 6 places above 0 and below a thousand, in quotes: "1.1"'
 TEXT = "must be text, in quotes where it looks like a number"
 
 
@@ -117,6 +119,39 @@ def test_a_price_that_is_not_a_quoted_decimal_is_refused(refusal, price):
     )
 
     assert refusal(text) == f"config.yaml:7: models.smart.price.input: {DECIMAL}"
+
+
+@pytest.mark.parametrize(
+    ("extra", "error"),
+    [
+        (
+            "long_context: {input: '1', output: '1'}",
+            "long_context: the key `above_input_tokens` is",
+        ),
+        ("long_context: {above_input_tokens: 5}", "long_context: the key `input` is missing"),
+        (
+            "long_context: {above_input_tokens: 0, input: '1', output: '1'}",
+            "long_context.above_input_tokens: must be a whole number above 0",
+        ),
+        ("per_request: {web_searches: '1'}", "per_request.web_searches: unknown key; did you mean"),
+        ("per_request: {web_search: 0.01}", f"per_request.web_search: {PER_USE}"),
+        ("per_request: {web_search: '1000'}", f"per_request.web_search: {PER_USE}"),
+        ("per_request: {speed: '6'}", "per_request.speed: must be a mapping"),
+        ("per_request: {speed: {fast: 6}}", f"per_request.speed.fast: {FACTOR}"),
+        ("per_request: {speed: {fast: '0'}}", f"per_request.speed.fast: {FACTOR}"),
+        ("per_request: {speed: {fast: '0.000000'}}", f"per_request.speed.fast: {FACTOR}"),
+        ("per_request: {speed: {fast: '-1'}}", f"per_request.speed.fast: {FACTOR}"),
+        ("per_request: {inference_geo: {us: '1000'}}", f"per_request.inference_geo.us: {FACTOR}"),
+    ],
+)
+def test_what_else_a_provider_bills_is_named_where_it_is_wrong(refusal, extra, error):
+    text = (
+        "upstreams: {d: {protocol: demo}}\nmodels:\n  smart:\n"
+        "    targets: [{upstream: d, model: m}]\n"
+        f'    price:\n      input: "1"\n      output: "1"\n      {extra}\n'
+    )
+
+    assert refusal(text).startswith(f"config.yaml:8: models.smart.price.{error}")
 
 
 @pytest.mark.parametrize("secret", ["sk-fake-number: 1", "[sk-fake]", "12345678"])

@@ -15,13 +15,16 @@ def switched_on(text):
     return re.sub(r"(?m)^( *)#(?=\S)", r"\1", text)
 
 
-def every_key():
+def sections_below(section):
     # Presets are made of sections too, once something has imported them.
-    sections = [
-        section
-        for section in schema.Section.__subclasses__()
-        if section.__module__ == schema.__name__
-    ]
+    for below in section.__subclasses__():
+        if below.__module__ == schema.__name__:
+            yield below
+            yield from sections_below(below)
+
+
+def every_key():
+    sections = sections_below(schema.Section)
     return sorted({key for section in sections for key in section.__struct_fields__})
 
 
@@ -62,6 +65,17 @@ def test_the_examples_commented_settings_can_be_switched_on(write):
         "fast": ["claude-haiku-4-5", "gpt-5.4-mini"],
     }
     assert upstream_key_problems(loaded, {}) == ("anthropic", "openai")
+    price = loaded.config.models["smart"].price
+    assert price.long_context == schema.LongContext(
+        above_input_tokens=200_000, input="8.00", output="30.00"
+    )
+    assert price.per_request == schema.PerRequest(
+        web_search="0.01",
+        code_execution="0.05",
+        speed={"fast": "6"},
+        service_tier={"priority": "1.75", "flex": "0.5"},
+        inference_geo={"us": "1.1"},
+    )
 
 
 def test_the_examples_demo_targets_can_be_replaced(write):
