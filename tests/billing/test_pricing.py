@@ -60,6 +60,28 @@ def test_a_free_model_costs_nothing():
     assert rates(None) == ["m", 0, 0, 0, 0, 0]
 
 
+def test_what_else_a_model_bills_is_told_in_whole_numbers():
+    long = {"above_input_tokens": 200_000, "input": "8.00", "output": "30.00", "cache_read": "0.40"}
+    extras = {"web_search": "0.01", "speed": {"fast": "6"}, "service_tier": {"flex": "0.5"}}
+    price = PRICE | {"long_context": long, "per_request": extras}
+
+    (row,) = rates_json(config(models={"m": {"targets": TARGETS, "price": price}}))["data"]
+
+    assert row["long_context"] == {
+        "above_input_tokens": 200_000,
+        "input": 8_000_000,
+        "output": 30_000_000,
+        "cache_read": 400_000,
+        "cache_write_5m": 8_000_000,
+        "cache_write_1h": 8_000_000,
+    }
+    assert row["per_request"] == {
+        "web_search_micros": 10_000,
+        "speed_millionths": {"fast": 6_000_000},
+        "service_tier_millionths": {"flex": 500_000},
+    }
+
+
 def test_auto_comes_first_with_the_rates_of_its_default():
     first, second = rates_json(config(auto={"default": "smart"}))["data"]
 
