@@ -18,10 +18,10 @@ MAX_TOKENS_LIMIT = 2**31 - 1
 # parsers fold case: a `Model` beside `model` would show them a request that we never priced.
 KNOWN_NAMES = frozenset(
     {
-        "container", "functions", "max_completion_tokens", "max_tokens", "mcp_servers",
-        "messages", "metadata", "model", "n", "output_config", "response_format",
-        "service_tier", "speed", "stream", "stream_options", "system", "thinking",
-        "tool_choice", "tools",
+        "container", "functions", "inference_geo", "max_completion_tokens", "max_tokens",
+        "mcp_servers", "messages", "metadata", "modalities", "model", "n", "output_config",
+        "response_format", "service_tier", "speed", "stream", "stream_options", "system",
+        "thinking", "tool_choice", "tools", "web_search_options",
     }
 )  # fmt: skip
 
