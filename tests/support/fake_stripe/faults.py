@@ -37,14 +37,21 @@ class Fault:
     message: str = "Scripted."
     code: str | None = None
     hang_s: float = 0
-    drops: bool = False
     after: bool = False
     saved: bool = False
 
     @property
-    def error(self):
+    def is_refusal(self):
+        """Tell whether the request is turned away before anything looks at it."""
+        return not (self.after or self.saved or self.hang_s)
+
+    @property
+    def reply(self):
+        """Give status, headers and body, or None for a dropped connection."""
+        if self.status is None:
+            return None
         kind = "api_error" if self.status >= 500 else "invalid_request_error"
-        return ApiError(self.status, self.message, kind=kind, code=self.code)
+        return self.status, self.headers, ApiError(0, self.message, kind=kind, code=self.code).body
 
 
 class Faults:
@@ -55,9 +62,10 @@ class Faults:
         self.faults = []
 
     def fail(self, status, *, times=1, on="*", should_retry=None, saved=None, **more):
-        """Answer with an error; a 500 is saved with its idempotency key, as Stripe does.
+        """Answer with an error, in place of the work or, with `after=True`, on top of it.
 
-        Source: docs.stripe.com/api/idempotent_requests, by way of our notes (2026-11-22).
+        A 500 is saved under the idempotency key, so that to try again with that key is to get
+        it again; `saved=False` makes it pass. Source: docs.stripe.com/api/idempotent_requests.
         """
         headers = {} if should_retry is None else {"Stripe-Should-Retry": str(should_retry).lower()}
         saved = status == 500 if saved is None else saved
@@ -65,11 +73,11 @@ class Faults:
 
     def drop(self, *, times=1, on="*"):
         """Close the connection without an answer, the work undone."""
-        self.faults.append(Fault(on, times, drops=True))
+        self.faults.append(Fault(on, times))
 
     def lose_reply(self, *, times=1, on="*"):
         """Do the work, then close the connection without an answer."""
-        self.faults.append(Fault(on, times, drops=True, after=True))
+        self.faults.append(Fault(on, times, after=True))
 
     def hang(self, seconds, *, times=1, on="*"):
         """Wait, then do the work and answer, if somebody still listens."""

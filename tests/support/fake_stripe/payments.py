@@ -1,6 +1,6 @@
 """What happens to a payment: it is made, fails, is given back, is disputed."""
 
-from support.fake_stripe import shapes
+from support.fake_stripe import payment_shapes as shapes
 from support.fake_stripe.faults import ApiError
 from support.fake_stripe.world import World, happening
 

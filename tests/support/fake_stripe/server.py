@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import stripe
-from support.fake_stripe import forms, params
+from support.fake_stripe import forms, params, sdk
 from support.fake_stripe.api import Api, route
 from support.fake_stripe.faults import ApiError, Faults
 
@@ -50,7 +50,7 @@ class FakeStripe(Faults, Api):
         super().__init__(**more)
         self.key = key
         self.url = ""
-        self.calls = []
+        self.calls, self.meant = [], []
         self.idempotency = {}
         self.stopping = threading.Event()
         self.set_price("team", 2000)
@@ -58,15 +58,10 @@ class FakeStripe(Faults, Api):
 
     def check_calls(self):
         """Fail with what is wrong, by the SDK's own types, in any call that was made."""
-        wrong = []
-        for call in self.calls:
-            try:
-                _, typed, _ = route(call.method, call.path)
-            except ApiError as err:
-                wrong.append(str(err))
-                continue
-            wrong += [f"{call.name}: {line}" for line in params.violations(call.params, typed)]
-        assert not wrong, "\n".join(wrong)
+        sent = [(call.method, call.path, call.params, True) for call in self.calls]
+        meant = [(*each, False) for each in self.meant]
+        wrong = [line for each in sent + meant for line in _wrong_in(*each)]
+        assert not wrong, "\n".join(dict.fromkeys(wrong))
 
     def respond(self, call):
         """Give status, headers and body for `call`, or None to break the connection."""
@@ -91,17 +86,12 @@ class FakeStripe(Faults, Api):
 
     def _meet(self, fault, call):
         """Answer a call that meets `fault`."""
-        failure = (fault.status, fault.headers, fault.error.body) if fault.status else None
-        if fault.saved:
-            return self._once(call, failure=failure)
-        if fault.after:
-            self._once(call)
-            return failure
-        if fault.hang_s:
-            return self._once(call, wait_s=fault.hang_s)
-        return failure
+        if fault.is_refusal:
+            return fault.reply
+        answer = self._once(call, fault)
+        return fault.reply if fault.after else answer
 
-    def _once(self, call, *, failure=None, wait_s=0):
+    def _once(self, call, fault=None):
         """Do what a call asks, unless its idempotency key says that it is done or under way.
 
         What breaks the rules before anything was done leaves the key free.
@@ -111,12 +101,19 @@ class FakeStripe(Faults, Api):
             return replay
         answer = None
         try:
-            if not self.stopping.wait(wait_s):
-                with self.lock:
-                    answer = failure or (200, {}, self.answer(call.method, call.path, call.params))
+            if not self.stopping.wait(fault.hang_s if fault else 0):
+                answer = self._work(call, fault)
         finally:
             self._keep(call, answer)
         return answer
+
+    def _work(self, call, fault):
+        """Give the answer to save; a failure may be saved in place of work, or on top of it."""
+        if fault and fault.saved and not fault.after:
+            return fault.reply
+        with self.lock:
+            done = 200, {}, self.answer(call.method, call.path, call.params)
+        return fault.reply if fault and fault.saved else done
 
     def _claim(self, call):
         """Take the idempotency key of `call`, or give the answer that was saved under it."""
@@ -211,6 +208,15 @@ class _Server(ThreadingHTTPServer):
         self.server_close()
 
 
+def _wrong_in(method, path, asked, on_the_wire):
+    try:
+        _, typed, _ = route(method, path)
+    except ApiError as err:
+        return [str(err)]
+    found = params.violations(asked, typed, wire=on_the_wire)
+    return [f"{method} {path}: {line}" for line in found]
+
+
 @contextmanager
 def fake_stripe(*, key="sk_fake", now=None):
     """Serve a fake on a free port of loopback, until the block ends."""
@@ -220,7 +226,8 @@ def fake_stripe(*, key="sk_fake", now=None):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield fake
+        with sdk.watched(fake.url, fake.meant):
+            yield fake
     finally:
         server.stop()
         thread.join()

@@ -16,7 +16,7 @@ ON_DEMAND = {
     "invoice": {"payments", "deleted"},
     "price": {"tiers", "currency_options", "deleted"},
 }
-_CLASSES = {
+CLASSES = {
     "billing_portal.session": stripe.billing_portal.Session,
     "checkout.session": stripe.checkout.Session,
     "balance_transaction": stripe.BalanceTransaction,
@@ -46,7 +46,7 @@ def listing(items, url, *, has_more=False):
 
 @cache
 def _nullable(kind):
-    hints = _CLASSES[kind].__annotations__
+    hints = CLASSES[kind].__annotations__
     absent = ON_DEMAND.get(kind, {"deleted"}) | {"previous_attributes"}
     return [
         name
@@ -150,110 +150,6 @@ def portal_session(object_id, created, asked):
     )
 
 
-def payment_intent(object_id, created, *, amount, currency, customer, metadata):
-    return shape(
-        "payment_intent",
-        id=object_id,
-        amount=amount,
-        amount_capturable=0,
-        amount_received=0,
-        capture_method="automatic_async",
-        confirmation_method="automatic",
-        created=created,
-        currency=currency,
-        customer=customer,
-        livemode=False,
-        metadata=dict(metadata),
-        payment_method_types=["card"],
-        status="requires_payment_method",
-    )
-
-
-def charge(object_id, created, intent):
-    return shape(
-        "charge",
-        id=object_id,
-        amount=intent["amount"],
-        amount_captured=0,
-        amount_refunded=0,
-        billing_details={"address": None, "email": None, "name": None, "phone": None},
-        captured=False,
-        created=created,
-        currency=intent["currency"],
-        customer=intent["customer"],
-        disputed=False,
-        livemode=False,
-        metadata=dict(intent["metadata"]),
-        paid=False,
-        payment_intent=intent["id"],
-        refunded=False,
-        status="pending",
-    )
-
-
-def balance_transaction(object_id, created, *, kind, amount, fee, currency, source):
-    return shape(
-        "balance_transaction",
-        id=object_id,
-        amount=amount,
-        available_on=created + 172_800,
-        balance_type="payments",
-        created=created,
-        currency=currency,
-        fee=fee,
-        fee_details=[],
-        net=amount - fee,
-        reporting_category="charge" if kind == "charge" else kind,
-        source=source,
-        status="pending",
-        type=kind,
-    )
-
-
-def refund(object_id, created, charge, *, amount, status, reason, metadata):
-    return shape(
-        "refund",
-        id=object_id,
-        amount=amount,
-        charge=charge["id"],
-        created=created,
-        currency=charge["currency"],
-        customer=charge["customer"],
-        metadata=dict(metadata),
-        payment_intent=charge["payment_intent"],
-        reason=reason,
-        status=status,
-    )
-
-
-def dispute(object_id, created, charge, *, amount, status):
-    return shape(
-        "dispute",
-        id=object_id,
-        amount=amount,
-        balance_transactions=[],
-        charge=charge["id"],
-        created=created,
-        currency=charge["currency"],
-        enhanced_eligibility_types=[],
-        evidence={},
-        evidence_details={
-            "due_by": created + 7 * 86_400,
-            "enhanced_eligibility": {},
-            "has_evidence": False,
-            "past_due": False,
-            "submission_count": 0,
-            "submission_method": "not_submitted",
-        },
-        is_charge_refundable=status.startswith("warning"),
-        livemode=False,
-        metadata={},
-        payment_intent=charge["payment_intent"],
-        reason="fraudulent",
-        status=status,
-    )
-
-
 def event(object_id, created, kind, obj, previous):
     data = {"object": obj} | ({"previous_attributes": previous} if previous else {})
     return {
@@ -267,118 +163,6 @@ def event(object_id, created, kind, obj, previous):
         "request": {"id": None, "idempotency_key": None},
         "type": kind,
     }
-
-
-def subscription(object_id, created, *, customer, billing_mode, metadata):
-    return shape(
-        "subscription",
-        id=object_id,
-        automatic_tax={"disabled_reason": None, "enabled": False, "liability": None},
-        billing_cycle_anchor=created,
-        billing_mode={"flexible": None, "type": billing_mode, "updated_at": None},
-        billing_schedules=[],
-        cancel_at_period_end=False,
-        collection_method="charge_automatically",
-        created=created,
-        currency="usd",
-        customer=customer,
-        discounts=[],
-        invoice_settings={"account_tax_ids": None, "issuer": {"type": "self"}},
-        items=listing([], f"/v1/subscription_items?subscription={object_id}"),
-        livemode=False,
-        metadata=dict(metadata),
-        start_date=created,
-        status="incomplete",
-    )
-
-
-def subscription_item(object_id, created, *, subscription, price, quantity, period_s):
-    return shape(
-        "subscription_item",
-        id=object_id,
-        created=created,
-        current_period_end=created + period_s,
-        current_period_start=created,
-        discounts=[],
-        metadata={},
-        plan={"id": price["id"], "object": "plan", "amount": price["unit_amount"]},
-        price=price,
-        quantity=quantity,
-        subscription=subscription,
-        tax_rates=[],
-    )
-
-
-def invoice(object_id, created, subscription, *, cents, reason):
-    return shape(
-        "invoice",
-        id=object_id,
-        amount_due=cents,
-        amount_overpaid=0,
-        amount_paid=0,
-        amount_remaining=cents,
-        amount_shipping=0,
-        attempt_count=0,
-        attempted=False,
-        automatic_tax={"enabled": False, "liability": None, "provider": None, "status": None},
-        billing_reason=reason,
-        collection_method="charge_automatically",
-        created=created,
-        currency="usd",
-        customer=subscription["customer"],
-        default_tax_rates=[],
-        discounts=[],
-        issuer={"type": "self"},
-        lines=listing([], f"/v1/invoices/{object_id}/lines"),
-        livemode=False,
-        metadata={},
-        parent={
-            "quote_details": None,
-            "subscription_details": {
-                "metadata": dict(subscription["metadata"]),
-                "subscription": subscription["id"],
-                "subscription_proration_date": None,
-            },
-            "type": "subscription_details",
-        },
-        payment_settings={"payment_method_options": None, "payment_method_types": None},
-        period_end=created,
-        period_start=created,
-        post_payment_credit_notes_amount=0,
-        pre_payment_credit_notes_amount=0,
-        starting_balance=0,
-        status="draft",
-        status_transitions={
-            "finalized_at": created,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        subtotal=cents,
-        total=cents,
-    )
-
-
-def invoice_payment(object_id, created, invoice, intent_id):
-    return shape(
-        "invoice_payment",
-        id=object_id,
-        amount_paid=invoice["total"],
-        amount_requested=invoice["total"],
-        created=created,
-        currency=invoice["currency"],
-        invoice=invoice["id"],
-        is_default=True,
-        livemode=False,
-        payment={
-            "charge": None,
-            "payment_intent": intent_id,
-            "payment_record": None,
-            "type": "payment_intent",
-        },
-        status="paid",
-        status_transitions={"canceled_at": None, "paid_at": created},
-    )
 
 
 def line_item(object_id, line, *, amount, currency, price):

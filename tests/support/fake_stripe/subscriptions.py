@@ -1,13 +1,10 @@
 """What happens to a subscription and its customer."""
 
-import copy
-
-from support.fake_stripe import shapes
+from support.fake_stripe import payment_shapes, shapes, subscription_shapes
 from support.fake_stripe.payments import Payments
 from support.fake_stripe.world import happening
 
 MONTH_S = 30 * 86_400
-INCOMPLETE_S = 23 * 3600
 _EVENTS = {"canceled": "deleted", "paused": "paused"}
 
 
@@ -51,13 +48,11 @@ class Subscriptions(Payments):
         A change of `status` emits what Stripe would: deleted, paused, resumed or updated.
         """
         subscription = self.find("subscription", subscription_id)
-        items = copy.deepcopy(subscription["items"])
-        if price is not None:
-            items["data"][0]["price"] = copy.deepcopy(self._price(price))
-        if period_end is not None:
-            items["data"][0]["current_period_end"] = period_end
-        if items != subscription["items"]:
-            fields["items"] = items
+        changed = {"price": price and self._price(price), "current_period_end": period_end}
+        changed = {name: value for name, value in changed.items() if value is not None}
+        if changed:
+            first, *rest = subscription["items"]["data"]
+            fields["items"] = subscription["items"] | {"data": [first | changed, *rest]}
         kind = _EVENTS.get(fields.get("status"), "updated")
         if subscription["status"] == "paused" and fields.get("status") == "active":
             kind = "resumed"
@@ -137,7 +132,7 @@ class Subscriptions(Payments):
     def _new_subscription(self, session):
         asked = self.asked[session["id"]]
         data = asked.get("subscription_data", {})
-        subscription = shapes.subscription(
+        subscription = subscription_shapes.subscription(
             self.new_id("sub"),
             self.now,
             customer=session["customer"] or self._new_customer(session),
@@ -145,11 +140,11 @@ class Subscriptions(Payments):
             metadata=data.get("metadata", {}),
         )
         for line in asked["line_items"]:
-            item = shapes.subscription_item(
+            item = subscription_shapes.subscription_item(
                 self.new_id("si"),
                 self.now,
                 subscription=subscription["id"],
-                price=copy.deepcopy(self.find("price", line["price"])),
+                price=self.find("price", line["price"]),
                 quantity=int(line.get("quantity", 1)),
                 period_s=MONTH_S,
             )
@@ -166,7 +161,7 @@ class Subscriptions(Payments):
     def _new_invoice(self, subscription, reason):
         items = subscription["items"]["data"]
         cents = sum(each["price"]["unit_amount"] * each["quantity"] for each in items)
-        invoice = shapes.invoice(
+        invoice = subscription_shapes.invoice(
             self.new_id("in"), self.now, subscription, cents=cents, reason=reason
         )
         subscription["latest_invoice"] = invoice["id"]
@@ -175,7 +170,7 @@ class Subscriptions(Payments):
 
     def _pay_invoice(self, invoice):
         intent = self.add(
-            shapes.payment_intent(
+            payment_shapes.payment_intent(
                 self.new_id("pi"),
                 self.now,
                 amount=invoice["total"],
@@ -186,7 +181,11 @@ class Subscriptions(Payments):
         )
         self.emit("payment_intent.created", intent)
         self._charge_succeeds(intent)
-        self.add(shapes.invoice_payment(self.new_id("inpay"), self.now, invoice, intent["id"]))
+        self.add(
+            subscription_shapes.invoice_payment(
+                self.new_id("inpay"), self.now, invoice, intent["id"]
+            )
+        )
         invoice.update(status="open")
         self.emit("invoice.finalized", invoice)
         invoice["status_transitions"]["paid_at"] = self.now

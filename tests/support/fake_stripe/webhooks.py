@@ -3,7 +3,9 @@
 import http.client
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import zip_longest
 from urllib.parse import urlsplit
 
 from stripe import WebhookSignature
@@ -18,24 +20,36 @@ class Answer:
     status: int | None
     body: bytes = b""
 
+    @property
+    def is_taken(self):
+        """Tell whether Stripe would be content."""
+        return self.status is not None and 200 <= self.status < 300
 
-def send(url, events, *, order=None, secrets=(SECRET,), pauses_s=(), tries=1, age_s=0):
+
+def send(
+    url, events, *, order=None, secrets=(SECRET,), pauses_s=(), tries=1, age_s=0, together=False
+):
     """Post `events`, signed, and give the answers.
 
     `order` holds places in `events`: a place may be left out (lost), stand twice (duplicated)
-    or before its elders (reordered). `pauses_s[n]` is waited before the nth is sent. What is
-    not answered with a 2xx is sent again, up to `tries` times.
+    or before its elders (reordered). The nth waits for `pauses_s[n]` first; they go one after
+    the other, or all `together`. What is not answered with a 2xx is sent again, up to `tries`
+    times.
     """
-    answers = []
-    for at, place in enumerate(range(len(events)) if order is None else order):
-        time.sleep(pauses_s[at] if at < len(pauses_s) else 0)
-        body = encode(events[place])
+    places = range(len(events)) if order is None else order
+
+    def deliver(event, pause_s):
+        time.sleep(pause_s)
+        body = encode(event)
         for _ in range(tries):
             answer = post(url, body, signature(body, secrets=secrets, age_s=age_s))
-            if answer.status is not None and 200 <= answer.status < 300:
+            if answer.is_taken:
                 break
-        answers.append(answer)
-    return answers
+        return answer
+
+    with ThreadPoolExecutor(max_workers=max(1, len(places)) if together else 1) as pool:
+        pairs = zip_longest(places, pauses_s[: len(places)], fillvalue=0)
+        return list(pool.map(lambda pair: deliver(events[pair[0]], pair[1]), pairs))
 
 
 def encode(event):
@@ -65,7 +79,7 @@ def post(url, body, header=None):
         connection.request("POST", parts.path, body, headers)
         response = connection.getresponse()
         return Answer(response.status, response.read())
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return Answer(None)
     finally:
         connection.close()
@@ -79,7 +93,7 @@ def forgeries(event, *, secret=SECRET):
     good = encode(event)
     thin = encode({"id": event["id"], "object": "v2.core.event", "type": "v1.ping"})
     signed = {"thin": thin, "not JSON": b"{", "a list": b"[]", "a number": b"1", "null": b"null"}
-    signed |= {"empty": b"", "an empty object": b"{}", "nested too deep": b"[" * 100_000}
+    signed |= {"empty": b"", "an empty object": b"{}"}
     return {
         "wrong secret": (good, signature(good, secrets=("whsec_wrong",))),
         "changed body": (good + b" ", signature(good, secrets=(secret,))),
