@@ -223,7 +223,7 @@ def fake_stripe(*, key="sk_fake", now=None):
     fake = FakeStripe(key=key, now=now)
     server = _Server(fake)
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
     thread.start()
     try:
         with sdk.watched(fake.url, fake.meant):
