@@ -10,8 +10,8 @@ from msgspec import Raw
 from server.errors import UpstreamError
 from server.protocols import sse
 
-MAX_TOKENS = 2**53
-MAX_DIGITS = 16
+MAX_COUNT = 10**9  # a bill for more would not fit the database's 64-bit integers
+MAX_DIGITS = 10
 BYTES_PER_TOKEN = 4
 MAX_TEXT_LENGTH = 500
 
@@ -59,7 +59,8 @@ class Meter:
     """What is known of one answer; `feed` it whole events as they are relayed.
 
     Per field the last count wins; counts are never summed. A count that cannot be (negative,
-    not an integer, above 2**53) is passed over and told in `anomaly`; null is a missing count.
+    not an integer, above 10**9) is passed over and told in `anomaly`; null is a missing count.
+    `server_tool_uses` and `settings` are what else the answer says of its bill.
     `finished` means that the protocol's own last event came by, `error` that an error did.
     `output_is_partial`: the output was counted at the start of the answer and never again.
     """
@@ -68,6 +69,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.usage = Usage()
+        self.server_tool_uses: dict[str, int] = {}
+        self.settings: dict[str, str] = {}
         self.started = False
         self.finished = False
         self.stop_reason: str | None = None
@@ -165,10 +168,27 @@ class Meter:
             if raw is None or bytes(raw) == b"null":
                 continue
             text = bytes(raw)
-            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_TOKENS:
+            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_COUNT:
                 self._counts[name] = int(text)
             else:
                 self._flag(f"{name} is not a count: {excerpt(raw)}")
+
+    def _take_uses(self, raw: Raw | None) -> None:
+        if raw is None:
+            return
+        uses = self._members(raw, "server_tool_use")
+        names = [name for name in uses if name.endswith("_requests")]
+        self._take_counts(uses, *names)
+        self.server_tool_uses |= {
+            name.removesuffix("_requests"): self._counts[name]
+            for name in names
+            if name in self._counts
+        }
+
+    def _take_settings(self, members: Mapping[str, Raw], *names: str) -> None:
+        for name in names:
+            if name in members and (value := short_text(members[name])) is not None:
+                self.settings[name] = value
 
     def _members(self, raw: bytes | Raw | None, name: str) -> Mapping[str, Raw]:
         """Read an object that may be missing; anything else in its place is an anomaly."""

@@ -88,6 +88,8 @@ class MessagesMeter(Meter):
         self._take_counts(usage, "cache_creation_input_tokens")
         writes = self._members(usage.get("cache_creation"), "cache_creation")
         self._take_counts(writes, "ephemeral_5m_input_tokens", "ephemeral_1h_input_tokens")
+        self._take_uses(usage.get("server_tool_use"))
+        self._take_settings(usage, "service_tier", "speed", "inference_geo")
         write_5m, write_1h = self._cache_writes()
         self.usage = Usage(
             input_tokens=self._counts.get("input_tokens"),
@@ -145,6 +147,7 @@ class ChatMeter(Meter):
 
     def _take_answer(self, members: Mapping[str, Raw]) -> None:
         self._take_names(members)
+        self._take_settings(members, "service_tier")
         for choice in _choices(members):
             self.stop_reason = short_text(choice.finish_reason) or self.stop_reason
             self._take_usage(choice.usage)  # Moonshot's place for it

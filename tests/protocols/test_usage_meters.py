@@ -240,7 +240,7 @@ def test_more_cached_than_prompted_is_zero_input_and_an_anomaly():
         "true",
         "[]",
         "{}",
-        str(2**53 + 1),
+        str(10**9 + 1),
         pytest.param("9" * 6000, id="6,000 digits"),
     ],
 )
@@ -268,6 +268,68 @@ def test_usage_of_an_odd_shape_is_an_anomaly_and_nothing_more(odd):
         assert meter.usage == Usage()
         assert meter.started
         assert meter.anomaly is not None or odd == b'{"a":\xff}'
+
+
+def test_the_largest_count_that_is_believed_still_fits_a_bill():
+    body = b'{"usage":{"input_tokens":1000000000,"output_tokens":1000000001}}'
+
+    meter = metered_whole(MessagesMeter, body)
+
+    assert (meter.usage.input_tokens, meter.usage.output_tokens) == (10**9, None)
+    assert meter.anomaly == "output_tokens is not a count: 1000000001"
+
+
+def test_what_else_a_messages_answer_bills_is_told_and_the_last_word_counts():
+    meter = MessagesMeter()
+    first = {"service_tier": "priority", "speed": "fast", "inference_geo": None}
+    uses = {"web_search_requests": 1, "web_fetch_requests": 0}
+    meter.feed(message_event("message_start", message={"usage": first}))
+    meter.feed(message_event("message_delta", usage={"server_tool_use": uses}))
+    last = {"service_tier": "standard", "inference_geo": "us"}
+    uses = {"web_search_requests": 3}
+    meter.feed(message_event("message_delta", usage={**last, "server_tool_use": uses}))
+
+    assert meter.settings == {"service_tier": "standard", "speed": "fast", "inference_geo": "us"}
+    assert meter.server_tool_uses == {"web_search": 3, "web_fetch": 0}
+    assert meter.anomaly is None
+
+
+def test_a_chat_answer_tells_its_service_tier():
+    meter = ChatMeter()
+    meter.feed(chunk(choices=[{"delta": {"role": "assistant"}}], service_tier=None))
+    meter.feed(chunk(choices=[{"delta": {}, "finish_reason": "stop"}], service_tier="flex"))
+
+    assert (meter.settings, meter.server_tool_uses) == ({"service_tier": "flex"}, {})
+    assert metered_whole(ChatMeter, b'{"service_tier":"default"}').settings == {
+        "service_tier": "default"
+    }
+
+
+@pytest.mark.parametrize(
+    ("usage", "anomaly"),
+    [
+        (
+            {"server_tool_use": {"web_search_requests": -1}},
+            "web_search_requests is not a count: -1",
+        ),
+        (
+            {"server_tool_use": {"web_search_requests": 10**10}},
+            "web_search_requests is not a count",
+        ),
+        ({"server_tool_use": [1]}, "server_tool_use is not an object: [1]"),
+        ({"server_tool_use": {"output_tokens": 5}}, None),
+        (
+            {"server_tool_use": None, "service_tier": None, "speed": 5, "inference_geo": ["us"]},
+            None,
+        ),
+    ],
+)
+def test_odd_news_of_the_bill_changes_nothing(usage, anomaly):
+    meter = metered_whole(MessagesMeter, json.dumps({"usage": usage}).encode())
+
+    assert (meter.server_tool_uses, meter.settings, meter.usage) == ({}, {}, Usage())
+    assert (meter.anomaly or "").startswith(anomaly or "")
+    assert (meter.anomaly is None) == (anomaly is None)
 
 
 @settings(deadline=None, max_examples=300)
