@@ -4,11 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from msgspec import Raw
+
+from server.billing.allowance import Limits, Weights, limits_of
+from server.billing.pricing import Price
 from server.config.schema import Config, Target
 from server.errors import ConfigError, ModelNotFound
 from server.presets.load import Preset
 from server.protocols import Protocol
 from server.protocols.body import Body
+from server.protocols.extras import Extras
 from server.routing.catalog import Catalog
 from server.routing.resolve import Routing
 from server.tenants.keys import Caller
@@ -25,10 +30,15 @@ class Rules:
     catalog: Catalog
     presets: Mapping[str, Preset]
     texts: Mapping[str, str]  # tool -> its preset's text, put together once
+    prices: Mapping[str, Price]  # model -> the price in force; free models have none
+    weights: Weights
+    limits: Mapping[str, Limits]  # tier -> what it allows
 
     @classmethod
-    def of(cls, config: Config, presets: Mapping[str, Preset]) -> "Rules":
-        """Prepare what `config` and `presets` say.
+    def of(
+        cls, config: Config, presets: Mapping[str, Preset], prices: Mapping[str, Price]
+    ) -> "Rules":
+        """Prepare what `config` and `presets` say; `prices` are numbered, from the store.
 
         Raises:
             ConfigError: a preset names a model that the config does not have.
@@ -40,7 +50,16 @@ class Rules:
             except ModelNotFound as err:
                 raise ConfigError(str(err), file=preset.source, key="model") from err
         texts = {tool: preset.text() for tool, preset in presets.items()}
-        return cls(config, routing, Catalog.of(config, LISTED_SINCE), presets, texts)
+        return cls(
+            config,
+            routing,
+            Catalog.of(config, LISTED_SINCE),
+            presets,
+            texts,
+            prices,
+            Weights.of(config.quota_weights),
+            limits_of(config.tiers),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +76,15 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be sent where."""
+    """What will be sent where, and what it costs; `fields` are the payload's.
+
+    A free model has no price. `extras` is what the request asks for that changes the bill.
+    """
 
     request: Body
     model: str
     target: Target
+    fields: Mapping[str, Raw]
     payload: bytes
+    price: Price | None
+    extras: Extras

@@ -8,11 +8,13 @@ from typing import Self
 
 from server import rows
 from server.billing import admission
+from server.billing.pricing import check_extras
 from server.calls import Call, Plan, Rules
 from server.errors import GatewayError, Internal
+from server.holding import Hold, Holds
 from server.presets import apply
 from server.protocols import Protocol, body
-from server.protocols.by_protocol import ESTIMATE, READ
+from server.protocols.by_protocol import ESTIMATE, EXTRAS, READ
 from server.store.db import Store
 from server.upstream.client import Dispatch, UpstreamClient, forwarded_headers
 from server.upstream.relay import PING_AFTER_S, Relay
@@ -32,6 +34,7 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
         InvalidRequest, ModelNotFound, NotSupported: the request cannot be served.
     """
     request = READ[protocol](raw)
+    extras = EXTRAS[protocol](request.fields)
     preset = rules.presets.get(tool) if tool is not None else None
     route = rules.routing.resolve(
         request.model,
@@ -47,8 +50,10 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
         fields = _APPLY[protocol](fields, rules.texts[preset.tool])
     if protocol is Protocol.OPENAI and request.stream:
         fields = body.with_include_usage(fields)
-    target = route.targets[0]
-    return Plan(request, route.model, target, body.join(body.with_model(fields, target.model)))
+    target, price = route.targets[0], rules.prices.get(route.model)
+    check_extras(price, extras)
+    fields = body.with_model(fields, target.model)
+    return Plan(request, route.model, target, fields, body.join(fields), price, extras)
 
 
 class Gateway:
@@ -57,10 +62,9 @@ class Gateway:
     def __init__(
         self, store: Store, upstream: UpstreamClient, rules: Rules, instance_id: int
     ) -> None:
-        self.store = store
         self.upstream = upstream
         self.rules = rules
-        self.instance_id = instance_id
+        self.holds = Holds(store, instance_id)
         self.ping_after_s = PING_AFTER_S
         self.pumps: set[asyncio.Task[None]] = set()
 
@@ -71,8 +75,12 @@ class Gateway:
         """
         return Flight(self, call)
 
-    async def drain(self) -> None:
-        """Wait for the requests on their way; each is settled, or its settlement queued."""
+    async def drain(self, patience_s: float) -> None:
+        """Wait for the requests on their way, then cut them; every settlement is queued."""
+        if self.pumps:
+            await asyncio.wait(self.pumps, timeout=patience_s)
+        for pump in self.pumps:
+            pump.cancel()
         while self.pumps:
             await asyncio.wait(self.pumps)
 
@@ -89,19 +97,14 @@ class Flight:
         self._call = call
         self._begun = time.monotonic()
         self._outcome = Outcome.CANCELLED  # until it is known better
-        self._is_held = self._is_cancelled = False
+        self._is_held = self._is_left = False
 
     async def __aenter__(self) -> Self:
         call, gateway = self._call, self._gateway
         admission.check_route(call.caller, call.tool, gateway.rules.config)
         self.plan = plan(call.raw, call.protocol, call.tool, gateway.rules)
-        self._dispatch = Dispatch(
-            target=self.plan.target,
-            protocol=call.protocol,
-            headers=forwarded_headers(call.protocol, call.headers),
-            body=self.plan.payload,
-            request_id=call.request_id,
-        )
+        self._headers = forwarded_headers(call.protocol, call.headers)
+        self._hold = Hold(gateway.holds, call, self.plan, gateway.rules)
         request = self.plan.request
         hide_usage = call.protocol is Protocol.OPENAI and not request.wants_usage
         self.relay = Relay(
@@ -116,7 +119,7 @@ class Flight:
         try:
             await self.relay.started
         except asyncio.CancelledError:
-            self._cancel()
+            self._leave()
             raise
         self.relay.raise_early_error()
         return self
@@ -127,7 +130,7 @@ class Flight:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._cancel()
+        self._leave()
 
     async def _run(self) -> None:
         error: GatewayError | None = None
@@ -135,11 +138,13 @@ class Flight:
             # Said before the job is queued: the writer runs jobs in order, so the settlement
             # finds the row even if this task is cancelled while the row is still queued.
             self._is_held = True
-            opening = rows.opening(self._call, self.plan, self._gateway.instance_id)
-            await self._gateway.store.write(admission.admit, opening)
-            error = await self._gateway.upstream.forward(self._dispatch, self.relay)
-            self._outcome = Outcome.COMPLETED
-            if error is not None:
+            dispatch = self._dispatch(await self._hold.place())
+            self._hold.follow(self.relay)
+            error = await self._gateway.upstream.forward(dispatch, self.relay)
+            self._outcome = Outcome.CANCELLED if self._is_left else Outcome.COMPLETED
+            if self.relay.was_cut:
+                self._outcome = Outcome.CUT
+            elif error is not None:
                 self._outcome = Outcome.UPSTREAM_ERROR
                 error.headers = rows.upstream_headers(self.relay)
         except GatewayError as refusal:
@@ -156,18 +161,23 @@ class Flight:
             return
         if relay.meter.error is not None:
             self._outcome = Outcome.UPSTREAM_ERROR
-        closing = rows.closing(
-            self._call, self.plan, relay, outcome=self._outcome, error=error, begun=self._begun
-        )
-        settled = self._gateway.store.enqueue(admission.settle, self._call.request_id, closing)
+        settled = self._hold.settle(relay, outcome=self._outcome, error=error, begun=self._begun)
         patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
         settled.add_done_callback(lambda done: _release(relay, error, done, patience))
 
-    def _cancel(self) -> None:
-        """End the provider's side once; a pump that is over is left alone."""
-        if not self._is_cancelled and not self._pump.done():
-            self._is_cancelled = True
+    def _leave(self) -> None:
+        """Do once what the policy says for a client that has gone; a finished pump is over."""
+        if self._is_left or self._pump.done():
+            return
+        self._is_left = True
+        if self._gateway.rules.config.billing.on_disconnect == "drain" and self.relay.was_sent:
+            self.relay.discard()
+        else:
             self._pump.cancel()
+
+    def _dispatch(self, payload: bytes) -> Dispatch:
+        call = self._call
+        return Dispatch(self.plan.target, call.protocol, self._headers, payload, call.request_id)
 
     def _pump_ended(self, pump: asyncio.Task[None]) -> None:
         self._gateway.pumps.discard(pump)

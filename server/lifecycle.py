@@ -21,6 +21,10 @@ from sanic import Sanic
 
 from server import clock, logs
 from server.app import create_app
+from server.billing.orphans import settle_some
+from server.billing.prices import in_force as prices_in_force
+from server.billing.stripe import account as stripe_account
+from server.billing.stripe import worker as stripe_worker
 from server.calls import Rules
 from server.config.load import Settings, resolve_reference, upstream_key_problems
 from server.errors import ConfigError
@@ -36,7 +40,6 @@ from server.store.lock import ServeLock
 from server.store.migrate import migrate
 from server.upstream.client import UpstreamClient, endpoint_of
 from server.upstream.pool import Pool
-from server.usage import record
 
 if TYPE_CHECKING:
     from server.upstream import demo
@@ -131,6 +134,7 @@ async def running(
     demo_options: "demo.DemoOptions | None" = None,
     deadlines: Deadlines | None = None,
     reload_every_s: float = RELOAD_EVERY_S,
+    reconcile_every_s: float = stripe_worker.RECONCILE_EVERY_S,
 ) -> AsyncIterator[Running]:
     """Run a gateway inside the block: ready when it begins, drained when it ends.
 
@@ -140,7 +144,8 @@ async def running(
     tls = tls_context(settings)
     config = settings.config
     watcher = Watcher(settings.presets_path)
-    rules = Rules.of(config, load_presets(settings.presets_path))
+    presets = load_presets(settings.presets_path)
+    Rules.of(config, presets, {})  # what is wrong with them is said before anything is touched
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
@@ -153,14 +158,20 @@ async def running(
         stack.push_async_callback(client.close)
         store = Store.open(settings.database_path)
         stack.push_async_callback(store.close)
-        instance_id = await _begin_instance(store)
+        prices = await store.write(prices_in_force, config, clock.now())
+        rules = Rules.of(config, presets, prices)
+        instance_id = await _begin_instance(store, rules)
         gateway = Gateway(store, client, rules, instance_id)
-        services = Services(settings, store, gateway, clock.now(), deadlines or Deadlines())
+        account = await stack.enter_async_context(stripe_account.opened(settings, environ, store))
+        services = Services(
+            settings, store, gateway, clock.now(), deadlines or Deadlines(), stripe=account
+        )
         stack.push_async_callback(_end_instance, store, instance_id)
         stack.push_async_callback(
             _stop_task, asyncio.create_task(_reload(services, watcher, reload_every_s))
         )
         connections = await stack.enter_async_context(_listening(services, sock, tls))
+        await stack.enter_async_context(stripe_worker.working(account, reconcile_every_s))
         warnings = _warnings(settings, sock)
         yield Running(url_of(config.server, sock), services, demo_server, warnings, connections)
 
@@ -211,7 +222,7 @@ async def _finish(connections: set[Any], services: Services) -> None:
         if late:
             _log.warning("%d requests did not end in time and were cut", len(late))
             await asyncio.wait(late, timeout=ABORT_WAIT_S)
-    await services.gateway.drain()
+    await services.gateway.drain(ABORT_WAIT_S)
 
 
 def _warnings(settings: Settings, sock: socket.socket) -> tuple[str, ...]:
@@ -290,13 +301,15 @@ def _client(
     return UpstreamClient(endpoints, Pool())
 
 
-async def _begin_instance(store: Store) -> int:
+async def _begin_instance(store: Store, rules: Rules) -> int:
     """Name this process, and settle what killed ones left open; the serve lock is held."""
     instance_id = await store.write(
         instances.begin, os.getpid(), socket.gethostname(), version("gatewayctl"), clock.now()
     )
     dead = await store.read(instances.dead, instance_id)
-    orphans = await store.write(record.close_orphans, dead)
+    orphans = 0
+    while dead and (settled := await store.write(settle_some, dead, rules.weights, clock.now())):
+        orphans += settled
     for each in dead:
         await store.write(instances.end, each, clock.now())
     if orphans:
@@ -318,7 +331,8 @@ async def _reload(services: Services, watcher: Watcher, every_s: float) -> None:
         try:
             if isinstance(found, ConfigError):
                 raise found
-            services.gateway.rules = Rules.of(services.settings.config, found)
+            prices = services.gateway.rules.prices
+            services.gateway.rules = Rules.of(services.settings.config, found, prices)
             _log.info("presets reloaded")
         except ConfigError as err:
             _log.error("presets were not reloaded: %s", err)

@@ -4,9 +4,11 @@ import re
 import time
 
 from server import clock
+from server.billing.pricing import Tokens, extras_json
+from server.billing.scales import Bill, Scale
 from server.calls import Call, Plan
 from server.errors import GatewayError
-from server.protocols import body, envelopes
+from server.protocols import envelopes
 from server.protocols.by_protocol import ESTIMATE
 from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
@@ -14,17 +16,14 @@ from server.usage.record import Closing, Opening, Outcome
 
 SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id")
 AGENT_HEADERS = ("x-claude-code-agent-id",)
+NO_TOKENS = Tokens(0, 0, 0, 0, 0)
 UPSTREAM_ID_HEADERS = (b"request-id", b"x-request-id")
 
 _LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 
-def opening(call: Call, plan: Plan, instance_id: int) -> Opening:
-    """Describe a request that is about to leave.
-
-    The input estimate is the crudest there is, a token for four bytes: it only stands where a
-    crash leaves nothing better.
-    """
+def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Opening:
+    """Describe a request that is about to leave; its estimated input stands after a crash."""
     return Opening(
         request_id=call.request_id,
         instance_id=instance_id,
@@ -41,7 +40,10 @@ def opening(call: Call, plan: Plan, instance_id: int) -> Opening:
         upstream=plan.target.upstream,
         upstream_model=plan.target.model,
         started_at=clock.now(),
-        input_estimate=len(plan.payload) // 4,
+        input_estimate=input_tokens,
+        billing=call.caller.billing,
+        price_id=None if plan.price is None else plan.price.number,
+        extras=extras_json(dict(plan.extras.settings)),
     )
 
 
@@ -49,6 +51,7 @@ def closing(
     call: Call,
     plan: Plan,
     relay: Relay,
+    scale: Scale | None,
     *,
     outcome: Outcome,
     error: GatewayError | None,
@@ -58,18 +61,14 @@ def closing(
 
     A provider's figures stand as they are, an explicit zero too. Where it sent none but took the
     request, its input is estimated and the output counted from what was delivered, and the row
-    says so. A request that a provider refused, or that never reached one, cost nothing.
+    says so. A request that a provider refused, or that never reached one, cost nothing. `scale`
+    says what the tokens come to.
     """
     meter, first = relay.meter, relay.first_byte_at
-    read, written = meter.usage.input_tokens, meter.usage.output_tokens
-    # Messages counts one token of output at the start and the others at the end: a stream that
-    # broke off in between has delivered more than it said.
-    is_final = written is not None and not meter.output_is_partial
-    missing = _was_taken(relay, outcome) and (read is None or not is_final)
-    if missing and read is None:
-        read = ESTIMATE[call.protocol](body.split(plan.payload))
-    if missing and not is_final:
-        written = max(written or 0, meter.estimated_output_tokens())
+    tokens, is_estimated = _counted(call, plan, relay, outcome)
+    bill = Bill()
+    if scale is not None and tokens != NO_TOKENS:
+        bill = scale.bill(tokens, meter.server_tool_uses, meter.settings)
     return Closing(
         outcome=outcome,
         duration_ms=_ms(time.monotonic() - begun),
@@ -78,13 +77,39 @@ def closing(
         error=_error_code(relay, error),
         stop_reason=meter.stop_reason,
         upstream_request_id=upstream_request_id(relay),
-        input_tokens=read or 0,
-        cache_read_input_tokens=meter.usage.cache_read_input_tokens or 0,
-        cache_write_5m_tokens=meter.usage.cache_write_5m_tokens or 0,
-        cache_write_1h_tokens=meter.usage.cache_write_1h_tokens or 0,
-        output_tokens=written or 0,
-        estimated=missing,
+        input_tokens=tokens.input,
+        cache_read_input_tokens=tokens.cache_read,
+        cache_write_5m_tokens=tokens.cache_write_5m,
+        cache_write_1h_tokens=tokens.cache_write_1h,
+        output_tokens=tokens.output,
+        estimated=is_estimated,
+        cost_micros=bill.cost_micros,
+        quota_tokens=bill.quota_tokens,
+        extras=bill.extras,
+        anomaly=meter.anomaly,
     )
+
+
+def _counted(call: Call, plan: Plan, relay: Relay, outcome: Outcome) -> tuple[Tokens, bool]:
+    """Give a request's tokens, and whether some were estimated."""
+    meter, usage = relay.meter, relay.meter.usage
+    read, written = usage.input_tokens, usage.output_tokens
+    # Messages counts one token of output at the start and the others at the end: a stream that
+    # broke off in between has delivered more than it said.
+    is_final = written is not None and not meter.output_is_partial
+    missing = _was_taken(relay, outcome) and (read is None or not is_final)
+    if missing and read is None:
+        read = ESTIMATE[call.protocol](plan.fields)
+    if missing and not is_final:
+        written = max(written or 0, meter.estimated_output_tokens())
+    tokens = Tokens(
+        input=read or 0,
+        cache_read=usage.cache_read_input_tokens or 0,
+        cache_write_5m=usage.cache_write_5m_tokens or 0,
+        cache_write_1h=usage.cache_write_1h_tokens or 0,
+        output=written or 0,
+    )
+    return tokens, missing
 
 
 def upstream_request_id(relay: Relay) -> str | None:

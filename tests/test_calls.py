@@ -19,7 +19,7 @@ def _rules(folder, model):
     for path in settings.presets_path.glob("*.yaml"):
         path.unlink()
     _write(settings.presets_path, model)
-    return Rules.of(settings.config, load_presets(settings.presets_path))
+    return Rules.of(settings.config, load_presets(settings.presets_path), {})
 
 
 def _write(folder, model):

@@ -15,3 +15,10 @@ def micros(usd: str) -> int:
     if whole != scaled:
         raise ValueError(f"{usd} has more than six decimal places")
     return whole
+
+
+def dollars(amount_micros: int) -> str:
+    """Write micros for people: cents at least, and as many places as there are: "$1.2345"."""
+    sign, whole = "-" if amount_micros < 0 else "", abs(amount_micros)
+    text = f"{whole // MICROS}.{whole % MICROS:06d}"
+    return f"{sign}${text[:-4]}{text[-4:].rstrip('0')}"

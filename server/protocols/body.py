@@ -137,6 +137,16 @@ def with_model(fields: Mapping[str, Raw], name: str) -> dict[str, Raw]:
     return {**fields, "model": Raw(_ENCODER.encode(name))}
 
 
+def with_output_limit(fields: Mapping[str, Raw], protocol: Protocol, tokens: int) -> dict[str, Raw]:
+    """Give the members with the output limit set to `tokens`, wherever they name one.
+
+    A Chat request that names none gets `max_completion_tokens`: OpenAI's reasoning models refuse
+    the older name.
+    """
+    names = [name for name in _LIMITS[protocol] if name in fields] or _LIMITS[protocol][:1]
+    return {**fields, **{name: Raw(b"%d" % tokens) for name in names}}
+
+
 def with_include_usage(fields: Mapping[str, Raw]) -> dict[str, Raw]:
     """Give a Chat stream's members with `stream_options.include_usage` true.
 
@@ -145,6 +155,12 @@ def with_include_usage(fields: Mapping[str, Raw]) -> dict[str, Raw]:
     options = _read(fields, "stream_options", _OBJECT_OR_NULL, "an object") or {}
     asked = Raw(join({**options, "include_usage": b"true"}))
     return {**fields, "stream_options": asked}
+
+
+_LIMITS = {
+    Protocol.ANTHROPIC: ("max_tokens",),
+    Protocol.OPENAI: ("max_completion_tokens", "max_tokens"),
+}
 
 
 class _OutputConfig(msgspec.Struct):

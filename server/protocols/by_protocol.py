@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from server.errors import GatewayError
-from server.protocols import Protocol, body, envelopes, sse, tokens, usage
+from server.protocols import Protocol, body, envelopes, extras, sse, tokens, usage
 
 READ: Mapping[Protocol, Callable[[bytes], body.Body]] = {
     Protocol.ANTHROPIC: body.read_messages,
@@ -20,6 +20,10 @@ METER: Mapping[Protocol, Callable[[], usage.Meter]] = {
 ESTIMATE: Mapping[Protocol, Callable[[Mapping[str, Raw]], int]] = {
     Protocol.ANTHROPIC: tokens.estimate_messages,
     Protocol.OPENAI: tokens.estimate_chat,
+}
+EXTRAS: Mapping[Protocol, Callable[[Mapping[str, Raw]], extras.Extras]] = {
+    Protocol.ANTHROPIC: extras.asked_messages,
+    Protocol.OPENAI: extras.asked_chat,
 }
 PING: Mapping[Protocol, bytes] = {
     Protocol.ANTHROPIC: envelopes.ANTHROPIC_PING,

@@ -16,7 +16,7 @@ class Handoff:
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
-        self._closed = False
+        self._closed = self._discards = False
         self._error: BaseException | None = None
         self._reader: asyncio.Future[None] | None = None
         self._paused = False
@@ -28,8 +28,21 @@ class Handoff:
         """Tell whether the reader has had everything, and no error waits for it."""
         return self._closed and not self._pieces and self._error is None
 
+    @property
+    def is_full(self) -> bool:
+        """Tell whether the provider is paused until the reader has caught up."""
+        return self._paused
+
+    def discard(self) -> None:
+        """Drop what is queued and what will be: the reader has gone."""
+        self._discards = True
+        self._pieces.clear()
+        self._unblock()
+
     def put(self, piece: bytes) -> None:
         """Queue `piece` and wake the reader."""
+        if self._discards:
+            return
         self._pieces.append(piece)
         self._size += len(piece)
         if self._size > HIGH_BYTES and not self._paused:
@@ -57,11 +70,14 @@ class Handoff:
             await self._reader
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
+        self._unblock()
+        return data
+
+    def _unblock(self) -> None:
         self._size = 0
         if self._paused:
             self._paused = False
             self.resume()
-        return data
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -8,6 +8,7 @@ from functools import partial
 from server.errors import GatewayError, UpstreamError
 from server.protocols import Protocol, envelopes, sse, usage
 from server.protocols.by_protocol import METER, PING, without_usage_chunk
+from server.protocols.endings import TRACKER
 from server.upstream.connection import Exchange, Head
 from server.upstream.handoff import Handoff
 from server.upstream.inflate import Inflater
@@ -16,6 +17,8 @@ from server.upstream.screen import screen, screen_lines, up_to_end
 PING_AFTER_S = 15.0  # Claude Code shows a banner after 20 s without a byte
 LINGER_S = 1.0  # how long a provider may keep a stream open behind its last event
 WHOLE_LIMIT_BYTES = 64 * 1024 * 1024
+NEVER = 2**59  # more bytes than a stream has
+CUT_REASON = {Protocol.ANTHROPIC: "max_tokens", Protocol.OPENAI: "length"}
 
 
 class Relay:
@@ -47,9 +50,13 @@ class Relay:
         self._connection: Exchange | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._last_put = self._loop.time()
-        self._released = self._has_put = self._is_ending = False
+        self._released = self._has_put = self._is_ending = self._is_held_back = False
+        self._quiet_bytes = NEVER
+        self._alert: Callable[[], None] = _nothing
         self._error: GatewayError | None = None
         self.meter: usage.Meter = METER[protocol]()
+        self._tracker = TRACKER[protocol]() if streaming else None
+        self.was_cut = False
         self.head: Head | None = None
         self.body: bytes | None = None
         self.first_byte_at: float | None = None
@@ -64,7 +71,7 @@ class Relay:
         """Learn which connection to pause, resume and end."""
         self._connection = connection
         self.was_sent = True
-        self.handoff.pause, self.handoff.resume = connection.pause, connection.resume
+        self.handoff.pause, self.handoff.resume = connection.pause, self._resume
 
     def detach(self) -> None:
         """Drop the connection; close it unless its answer came to an end."""
@@ -106,6 +113,49 @@ class Relay:
         """Raise what ended the request before the client was given anything."""
         if self._error is not None and not self._has_put:
             raise self._error
+
+    @property
+    def delivered_tokens(self) -> int:
+        """Give the output delivered so far: counted here, or more where the provider said so."""
+        return max(self.meter.estimated_output_tokens(), self.meter.usage.output_tokens or 0)
+
+    def alert_after(self, size_bytes: int, alert: Callable[[], None]) -> None:
+        """Call `alert` once, when more than that has been relayed from now on."""
+        self._quiet_bytes, self._alert = size_bytes, alert
+
+    def hold_back(self, *, is_on: bool) -> None:
+        """Stop reading from the provider, or go on."""
+        self._is_held_back = is_on
+        if self._connection is not None:
+            if is_on:
+                self._connection.pause()
+            else:
+                self._resume()
+
+    def discard(self) -> None:
+        """Go on to the answer's end for a client that has gone."""
+        self.handoff.discard()
+
+    def cut(self, spent: usage.Usage, output_tokens: int, refusal: GatewayError) -> None:
+        """End a stream as if the model had reached its token limit; `spent` tells its input.
+
+        Where it has not begun, nothing could follow its beginning: it ends with `refusal`.
+        """
+        if self.over.done() or self._is_ending or self._tracker is None:
+            return
+        ending = self._tracker.ending(
+            output_tokens=output_tokens,
+            usage=spent,
+            include_usage=not self._hide_usage,
+        )
+        self.was_cut = True
+        if ending is None:
+            self._finish(refusal)
+            return
+        self._is_ending = True
+        self.meter.stop_reason = self.meter.stop_reason or CUT_REASON[self._protocol]
+        self._whole.append(ending)
+        self._finish(None)
 
     # the sink's three methods
 
@@ -177,6 +227,8 @@ class Relay:
         if meter.finished or meter.error is not None:
             self._keep_back(events)
         elif shown := self._shown(events):
+            if self._tracker is not None:
+                self._tracker.feed(shown)
             self._put(shown)
 
     def _shown(self, events: bytes) -> bytes:
@@ -201,6 +253,14 @@ class Relay:
         self._has_put = True
         self.handoff.put(piece)
         self._start()
+        self._quiet_bytes -= len(piece)
+        if self._quiet_bytes < 0:
+            self._quiet_bytes = NEVER
+            self._alert()
+
+    def _resume(self) -> None:
+        if self._connection is not None and not self._is_held_back and not self.handoff.is_full:
+            self._connection.resume()
 
     def _start(self) -> None:
         if not self.started.done():

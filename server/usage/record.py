@@ -1,12 +1,11 @@
 """The row of one dispatched request: opened before a byte goes upstream, closed exactly once."""
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from server import clock
-from server.store.models import Request, database
+from server.store.models import database
 
 
 class Outcome(StrEnum):
@@ -15,6 +14,7 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     UPSTREAM_ERROR = "upstream_error"
     CANCELLED = "cancelled"
+    CUT = "cut"  # by us: the balance or the quota ran out
     INTERRUPTED = "interrupted"
 
 
@@ -37,6 +37,9 @@ class Opening:
     upstream_model: str
     started_at: datetime
     input_estimate: int
+    billing: str = "pay_per_token"
+    price_id: int | None = None
+    extras: str | None = None
     member: str | None = None
     tool: str | None = None
     session: str | None = None
@@ -47,11 +50,12 @@ class Opening:
 class Closing:
     """How a request went; named as the columns of `Request`.
 
-    Token classes do not overlap, and `estimated` says that one of them was guessed.
+    Token classes do not overlap, and `estimated` says that one of them was guessed. `cost_micros`
+    goes to the balance, `quota_tokens` (weighted) to the quota; one of the two is 0.
     """
 
     outcome: Outcome
-    duration_ms: int
+    duration_ms: int | None
     status: int | None = None
     first_byte_ms: int | None = None
     error: str | None = None
@@ -63,10 +67,38 @@ class Closing:
     cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     estimated: bool = False
+    cost_micros: int = 0
+    quota_tokens: int = 0
+    extras: str | None = None
+    anomaly: str | None = None
 
 
-def open_request(opening: Opening) -> int | None:
-    """Write the row of a request that is about to leave; give its id.
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What an open request has come to so far; named as the columns of `Request`."""
+
+    input_tokens: int
+    cache_read_input_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a request's row says of its hold: `window` is None where it is money or nothing."""
+
+    tenant_id: int
+    price_id: int | None
+    micros: int
+    window: int | None
+    tokens: int
+
+
+def open_request(
+    opening: Opening, *, held_micros: int = 0, held_tokens: int = 0, window: int | None = None
+) -> int | None:
+    """Write the row of a request that is about to leave, with its hold; give its id.
 
     None, and no row, when the key was revoked or expired meanwhile: the check and the row are one
     statement, so a revocation is exact however long a key was cached. The input estimate is
@@ -91,6 +123,12 @@ def open_request(opening: Opening) -> int | None:
             opening.upstream_model,
             started_ms,
             opening.input_estimate,
+            opening.billing,
+            opening.price_id,
+            opening.extras,
+            held_micros,
+            held_tokens,
+            window,
             opening.key_id,
             started_ms,
         ),
@@ -99,8 +137,31 @@ def open_request(opening: Opening) -> int | None:
     return None if row is None else int(row[0])
 
 
-def close_request(request_id: str, closing: Closing) -> bool:
-    """Settle the row of `request_id`; False when it was closed before: then nothing changes.
+def key_lives(key_id: int, now: datetime) -> bool:
+    """Tell whether a key is neither revoked nor expired."""
+    return database.execute_sql(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
+
+
+def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: bool) -> bool:
+    """Keep what an open request has come to, and add to what it holds; False once it is settled.
+
+    Where the process is killed, this is what the request is settled at.
+    """
+    values = (
+        progress.input_tokens,
+        progress.cache_read_input_tokens,
+        progress.cache_write_5m_tokens,
+        progress.cache_write_1h_tokens,
+        progress.output_tokens,
+        0 if of_quota else grown,
+        grown if of_quota else 0,
+        request_id,
+    )
+    return bool(database.execute_sql(_PROGRESS, values).rowcount)
+
+
+def close_request(request_id: str, closing: Closing) -> Held | None:
+    """Settle the row of `request_id`; None when it was closed before: then nothing changes.
 
     By our own id and not the row's: a request can be cancelled while its opening is still
     queued, and the store runs jobs in order, so this finds the row that the caller never saw.
@@ -121,31 +182,27 @@ def close_request(request_id: str, closing: Closing) -> bool:
             closing.cache_write_1h_tokens,
             closing.output_tokens,
             closing.estimated,
+            closing.cost_micros,
+            closing.quota_tokens,
+            closing.extras,
+            closing.anomaly,
             request_id,
         ),
     )
     # The row, not `rowcount`: that stays 0 until a RETURNING row is fetched.
-    return cursor.fetchone() is not None
-
-
-def close_orphans(dead_instance_ids: Collection[int]) -> int:
-    """Settle what dead processes left open, as interrupted; count the rows.
-
-    The input estimate stays, marked `estimated`; how long such a request took is unknown.
-    """
-    orphans = Request.update(state="settled", outcome=Outcome.INTERRUPTED, estimated=True).where(
-        Request.state == "open", Request.instance.in_(dead_instance_ids)
-    )
-    return int(orphans.execute())
+    row = cursor.fetchone()
+    return None if row is None else Held(*row)
 
 
 _OPEN = """
 INSERT INTO request (
     state, request_id, instance_id, tenant_id, key_id, member, tool, session, agent, protocol,
-    stream, requested_model, model, upstream, upstream_model, started_at, input_tokens, estimated,
-    cache_read_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens
+    stream, requested_model, model, upstream, upstream_model, started_at, input_tokens, billing,
+    price_id, extras, held_micros, held_tokens, quota_window, estimated, cache_read_input_tokens,
+    cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, cost_micros, quota_tokens
 )
-SELECT 'open', ?, ?, ?, "key".id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, 0, 0, 0, 0
+SELECT 'open', ?, ?, ?, "key".id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+    1, 0, 0, 0, 0, 0, 0
 FROM "key"
 WHERE "key".id = ? AND "key".revoked_at IS NULL
     AND ("key".expires_at IS NULL OR "key".expires_at > ?)
@@ -155,7 +212,18 @@ _CLOSE = """
 UPDATE request SET
     state = 'settled', upstream_request_id = ?, first_byte_ms = ?, duration_ms = ?, status = ?,
     outcome = ?, error = ?, stop_reason = ?, input_tokens = ?, cache_read_input_tokens = ?,
-    cache_write_5m_tokens = ?, cache_write_1h_tokens = ?, output_tokens = ?, estimated = ?
+    cache_write_5m_tokens = ?, cache_write_1h_tokens = ?, output_tokens = ?, estimated = ?,
+    cost_micros = ?, quota_tokens = ?, extras = ?, anomaly = ?
 WHERE request_id = ? AND state = 'open'
-RETURNING id
+RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens
+"""
+_PROGRESS = """
+UPDATE request SET
+    input_tokens = ?, cache_read_input_tokens = ?, cache_write_5m_tokens = ?,
+    cache_write_1h_tokens = ?, output_tokens = ?,
+    held_micros = held_micros + ?, held_tokens = held_tokens + ?
+WHERE request_id = ? AND state = 'open'
+"""
+_LIVES = """
+SELECT 1 FROM "key" WHERE id = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
 """

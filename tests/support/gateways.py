@@ -10,6 +10,8 @@ import httpx
 from sanic import Sanic
 
 from server import clock
+from server.billing import ledger, subscriptions
+from server.billing.ledger import Kind
 from server.config.load import example_text, load
 from server.lifecycle import Running, running
 from server.presets.load import BUILTIN
@@ -24,6 +26,7 @@ models:
   fast: {targets: [{upstream: demo, model: demo-fast}], price: {input: "0.75", output: "4.50"}}
 aliases: {"claude-*": smart}
 auto: {default: smart}
+tiers: {team: {name: Team, price_cents: 2000}}
 """
 
 
@@ -35,6 +38,7 @@ upstreams:
 models:
   smart: {{targets: [{{upstream: there, model: upstream-model}}], free: true}}
 auto: {{default: smart}}
+tiers: {{team: {{name: Team, price_cents: 2000}}}}
 {more}"""
 
 
@@ -87,6 +91,23 @@ class Started:
         minted = await store.write(keys.mint, tenant.id, "test", now=now, secret=secret, **wanted)
         return minted.key.public_id, secret
 
+    async def give(self, usd: int) -> None:
+        """Add dollars to the default tenant's balance."""
+        store, now = self.services.store, clock.now()
+        tenant = await store.write(tenants.ensure_default, now)
+        options = {"ref": secrets.new_id("grt_"), "at": now, "created_by": "cli"}
+        await store.write(ledger.post, tenant.id, Kind.GRANT, usd * 1_000_000, **options)
+
+    async def subscribe(self, tier: str) -> None:
+        """Give the default tenant a tier."""
+        store, now = self.services.store, clock.now()
+        tenant = await store.write(tenants.ensure_default, now)
+        await store.write(subscriptions.subscribe, tenant.id, tier, self.tiers, now)
+
+    @property
+    def tiers(self) -> Any:
+        return self.services.settings.config.tiers
+
     async def rows(self) -> list[dict[str, Any]]:
         """Read the usage rows, oldest first."""
         return await self.services.store.read(
@@ -95,12 +116,19 @@ class Started:
 
 
 @asynccontextmanager
-async def started(folder: Path, config: str | None = None, **options: Any):
-    """Run a gateway from `folder`; `options` go to `server.lifecycle.running`."""
+async def started(folder: Path, config: str | None = None, *, usd: int = 1000, **options: Any):
+    """Run a gateway from `folder`, its tenant given `usd` and the first tier of the config.
+
+    `options` go to `server.lifecycle.running`.
+    """
     Sanic.test_mode = True  # or a second gateway of one process cannot start
     settings = load(lay_out(folder, config))
     options = {"port": 0, "environ": {}, **options}
     async with running(settings, **options) as gateway:
         result = Started(gateway, "", folder)
         _, result.secret = await result.mint()
+        if usd:
+            await result.give(usd)
+        if result.tiers:
+            await result.subscribe(next(iter(result.tiers)))
         yield result

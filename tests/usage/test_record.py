@@ -3,12 +3,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.store.models import Instance, Request
+from server.store.models import Request
 from server.usage.record import (
     Closing,
     Opening,
     Outcome,
-    close_orphans,
     close_request,
     open_request,
 )
@@ -61,7 +60,7 @@ def test_an_opened_request_holds_all_that_is_known_and_the_input_estimate(openin
 
     known = asdict(opening)
     estimate = known.pop("input_estimate")
-    known |= {name: known.pop(f"{name}_id") for name in ("instance", "tenant", "key")}
+    known |= {name: known.pop(f"{name}_id") for name in ("instance", "tenant", "key", "price")}
     assert {name: row[name] for name in known} == known
     assert (row["state"], row["input_tokens"], row["estimated"]) == ("open", estimate, True)
     assert row["outcome"] is row["duration_ms"] is row["status"] is None
@@ -110,32 +109,3 @@ def test_a_request_closes_once_however_often_it_is_asked(opening):
 
 def test_closing_a_row_that_never_was_is_false(store):
     assert not close_request("req_unknown", DONE)
-
-
-def test_orphans_of_dead_processes_are_interrupted_and_keep_their_estimate(opening):
-    dead = Instance.create(pid=2, host="here", version="0", started_at=NOW)
-    orphan = open_request(replace(opening, request_id="req_2", instance_id=dead.id))
-    closed = open_request(replace(opening, request_id="req_3", instance_id=dead.id))
-    close_request("req_3", DONE)
-    alive = open_request(opening)
-
-    assert close_orphans([dead.id]) == 1
-
-    row = stored(orphan)
-    assert (row["state"], row["outcome"], row["estimated"]) == ("settled", "interrupted", True)
-    assert (row["input_tokens"], row["output_tokens"], row["duration_ms"]) == (321, 0, None)
-    assert stored(alive)["state"] == "open"
-    assert stored(closed)["outcome"] == "completed"
-
-
-def test_no_dead_process_leaves_no_orphan(opening):
-    open_request(opening)
-
-    assert close_orphans([]) == 0
-
-
-def test_what_closed_an_orphan_cannot_be_closed_again_by_its_ghost(opening):
-    open_request(opening)
-    close_orphans([opening.instance_id])
-
-    assert not close_request(opening.request_id, DONE)

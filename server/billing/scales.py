@@ -1,0 +1,90 @@
+"""What tokens come to, in the unit that a key pays in: micros, or weighted tokens."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+from server.billing import pricing
+from server.billing.allowance import Weights
+from server.billing.pricing import Price, Tokens
+from server.protocols.extras import Extras
+
+Units = Callable[[int], int]  # output tokens -> units
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a request came to: micros of the balance, or weighted tokens of the quota."""
+
+    cost_micros: int = 0
+    quota_tokens: int = 0
+    extras: str | None = None
+
+
+class Scale(Protocol):
+    """Turns tokens into units, before and after they are known."""
+
+    def upfront(self, input_tokens: int, *, sure: bool) -> Units:
+        """Bound what a request with at most that input needs; `sure`: whatever it caches."""
+
+    def exact(self, tokens: Tokens) -> Units:
+        """Give what a request needs whose input is known."""
+
+    def bill(self, tokens: Tokens, uses: Mapping[str, int], settings: Mapping[str, str]) -> Bill:
+        """Give what a request came to, with the extras that its answer reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class InMicros:
+    """Counts money, at the price in force when the request came."""
+
+    price: Price
+    extras: Extras
+
+    def upfront(self, input_tokens: int, *, sure: bool) -> Units:
+        def units(output_tokens: int) -> int:
+            return pricing.worst_micros(
+                self.price,
+                input_tokens=input_tokens,
+                output_tokens=output_tokens,
+                caches_5m=True,
+                caches_1h=sure,
+                extras=self.extras,
+            )
+
+        return units
+
+    def exact(self, tokens: Tokens) -> Units:
+        worst_uses = {name: most or pricing.DEFAULT_USES for name, most in self.extras.uses}
+        extras = pricing.billed_extras(self.extras, worst_uses, {})
+
+        def units(output_tokens: int) -> int:
+            known = replace(tokens, output=output_tokens)
+            return pricing.cost_micros(self.price, known, extras)
+
+        return units
+
+    def bill(self, tokens: Tokens, uses: Mapping[str, int], settings: Mapping[str, str]) -> Bill:
+        extras = pricing.billed_extras(self.extras, uses, settings)
+        cost = pricing.cost_micros(self.price, tokens, extras)
+        return Bill(cost_micros=cost, extras=pricing.extras_json(extras))
+
+
+@dataclass(frozen=True, slots=True)
+class InQuota:
+    """Counts weighted tokens."""
+
+    weights: Weights
+
+    def upfront(self, input_tokens: int, *, sure: bool) -> Units:  # noqa: ARG002 - see Scale
+        return partial(self._worst, input_tokens)
+
+    def exact(self, tokens: Tokens) -> Units:
+        return lambda output_tokens: self.weights.weigh(replace(tokens, output=output_tokens))
+
+    def bill(self, tokens: Tokens, uses: Mapping[str, int], settings: Mapping[str, str]) -> Bill:  # noqa: ARG002 - see Scale
+        return Bill(quota_tokens=self.weights.weigh(tokens))
+
+    def _worst(self, input_tokens: int, output_tokens: int) -> int:
+        return self.weights.worst(input_tokens=input_tokens, output_tokens=output_tokens)
