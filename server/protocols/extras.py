@@ -98,10 +98,13 @@ _VERSION = re.compile(r"_20[0-9]{6}\Z")
 def _server_tools(fields: Mapping[str, Raw]) -> tuple[tuple[str, int | None], ...]:
     # A search for "_20" in the bytes would take longer than this, and miss what is escaped.
     tools = _read(fields, "tools", _TOOLS, "an array of objects whose type is a string") or ()
-    return tuple(
-        (_VERSION.sub("", tool.type)[:MAX_NAME_LENGTH], _max_uses(tool))
+    named = (
+        (_VERSION.sub("", tool.type), tool)
         for tool in tools
-        if tool.type is not None and _VERSION.sub("", tool.type) not in FREE_TOOLS
+        if tool.type is not None and tool.type not in FREE_TOOLS
+    )
+    return tuple(
+        (name[:MAX_NAME_LENGTH], _max_uses(tool)) for name, tool in named if name not in FREE_TOOLS
     )
 
 
