@@ -1,23 +1,30 @@
 """`gatewayctl models`: look at the models, and check their upstreams."""
 
 import os
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
+from msgspec import structs
 
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import completed_by, noun
 from gatewayctl.output import Table
 from gatewayctl.reach import Reach, reach
 from gatewayctl.session import Session
+from server.billing import prices, rates
 from server.config.load import Settings, resolve_reference
-from server.config.schema import Config
+from server.config.schema import Config, Price
+from server.errors import StoreUnavailable
 from server.routing.catalog import unknown_model
+from server.store.db import open_database
+from server.store.problems import StoreError, translated
 
 app = noun("Look at the models, and check their upstreams.")
 
-_PRICES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
-_COLUMNS = ("id", "targets", *_PRICES, "aliases")
+_COLUMNS = ("id", "targets", *rates.CLASSES, "aliases")
 _CHECKED = ("upstream", "protocol", "key", "connects", "answers", "detail")
 
 
@@ -34,21 +41,22 @@ ModelName = Annotated[
 def list_models(ctx: typer.Context) -> None:
     """List the models, who serves them, their prices and their other names."""
     session = Session.of(ctx)
-    config = session.settings().config
-    found = [_as_json(config, name) for name in config.models]
+    settings = session.settings()
+    numbers = _price_numbers(settings)
+    found = [_as_json(settings.config, name, numbers) for name in settings.config.models]
     rows = [_row(model) for model in found]
     document = {"object": "list", "data": found, "has_more": False}
-    session.out.table(document, Table(_COLUMNS, rows, numbers=frozenset(_PRICES)))
+    session.out.table(document, Table(_COLUMNS, rows, numbers=frozenset(rates.CLASSES)))
 
 
 @app.command("show")
 def show(ctx: typer.Context, name: ModelName) -> None:
     """Show one model."""
     session = Session.of(ctx)
-    config = session.settings().config
-    if name not in config.models:
-        raise unknown_model(name, config.models)
-    model = _as_json(config, name)
+    settings = session.settings()
+    if name not in settings.config.models:
+        raise unknown_model(name, settings.config.models)
+    model = _as_json(settings.config, name, _price_numbers(settings))
     rows = zip(_COLUMNS, _row(model), strict=True)
     session.out.table(model, Table(("field", "value"), list(rows)))
 
@@ -88,25 +96,54 @@ def _resolve(settings: Settings, value: str | None) -> str | None:
     return resolve_reference(value, environ=os.environ, folder=settings.folder)
 
 
-def _as_json(config: Config, name: str) -> dict[str, Any]:
+def _price_numbers(settings: Settings) -> dict[str, int]:
+    """Give the number of each model's price, where the database has it; it need not be there.
+
+    A price that was changed in the config has none until the gateway serves it.
+    """
+    models = settings.config.models
+    try:
+        database = open_database(settings.database_path, query_only=True)
+        with closing(database), translated():
+            stored = {name: prices.latest(name) for name in models}
+    except (StoreError, StoreUnavailable):
+        return {}
+    return {
+        name: price.number
+        for name, price in stored.items()
+        if price is not None and replace(price, number=0) == rates.price_of(name, models[name])
+    }
+
+
+def _as_json(config: Config, name: str, numbers: Mapping[str, int]) -> dict[str, Any]:
     model = config.models[name]
-    price = model.price
     aliases = [alias for alias, use in config.aliases.items() if use == name]
     return {
         "id": name,
         "object": "model",
         "targets": [{"upstream": each.upstream, "model": each.model} for each in model.targets],
-        "price": None if price is None else {each: getattr(price, each) for each in _PRICES},
+        "price": None if model.price is None else _price_json(model.price),
+        "price_number": numbers.get(name),
         "free": model.free,
         "max_output_tokens": model.max_output_tokens,
         "aliases": [*(["auto"] if config.auto.default == name else []), *aliases],
     }
 
 
+def _price_json(price: Price) -> dict[str, Any]:
+    shown: dict[str, Any] = dict(rates.dollars_by_class(price))
+    if (long := price.long_context) is not None:
+        limit = {"above_input_tokens": long.above_input_tokens}
+        shown["long_context"] = limit | rates.dollars_by_class(long)
+    extras = {name: given for name, given in structs.asdict(price.per_request).items() if given}
+    return shown | ({"per_request": extras} if extras else {})
+
+
 def _row(model: dict[str, Any]) -> list[str | None]:
     targets = ", ".join(f"{each['upstream']}/{each['model']}" for each in model["targets"])
-    prices = model["price"] or dict.fromkeys(_PRICES)
-    return [model["id"], targets, *prices.values(), ", ".join(model["aliases"])]
+    price = model["price"] or {}
+    by_class = [price.get(each) for each in rates.CLASSES]
+    return [model["id"], targets, *by_class, ", ".join(model["aliases"])]
 
 
 def _word(value: object) -> object:

@@ -120,6 +120,18 @@ def price_of(name: str, model: schema.Model) -> Price | None:
     )
 
 
+def dollars_by_class(priced: schema.Rates) -> dict[str, str]:
+    """Apply the rule for what is left out: a cache class costs what plain input costs."""
+    write_5m = priced.cache_write_5m or priced.input
+    return {
+        "input": priced.input,
+        "output": priced.output,
+        "cache_read": priced.cache_read or priced.input,
+        "cache_write_5m": write_5m,
+        "cache_write_1h": priced.cache_write_1h or write_5m,
+    }
+
+
 def as_columns(price: Price) -> dict[str, int | str | None]:
     """Give a price as its row in table `price`; `number` is the row's id."""
     long = price.long_context
@@ -160,16 +172,7 @@ def canonical(value: object) -> str:
 
 
 def _rates(priced: schema.Rates) -> Rates:
-    """Apply the rule for what is left out: a cache class costs what plain input costs."""
-    plain = priced.input
-    write_5m = priced.cache_write_5m or plain
-    return Rates(
-        input=micros(plain),
-        output=micros(priced.output),
-        cache_read=micros(priced.cache_read or plain),
-        cache_write_5m=micros(write_5m),
-        cache_write_1h=micros(priced.cache_write_1h or write_5m),
-    )
+    return Rates(**{name: micros(usd) for name, usd in dollars_by_class(priced).items()})
 
 
 class _Extras(msgspec.Struct):

@@ -2,8 +2,17 @@ import http.server
 import json
 import socket
 import threading
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+
+from server.billing import prices
+from server.config.load import load
+from server.store.db import open_database, transaction
+
+NOW = datetime(2026, 11, 22, 13, 0, tzinfo=UTC)
 
 
 class _Provider(http.server.BaseHTTPRequestHandler):
@@ -60,6 +69,71 @@ def test_models_are_listed_with_targets_prices_and_names(cli, ready):
     assert cli("models", "list").rows[0] == [
         *("smart", "demo/demo-smart", "4.00", "20.00", "0.20", "5.00", "8.00", "auto, claude-*")
     ]
+
+
+def test_a_class_without_a_price_of_its_own_is_listed_at_what_it_costs(cli, ready):
+    fast = cli("models", "show", "fast", "--json").json["price"]
+
+    assert fast == {
+        "input": "0.75",
+        "output": "4.50",
+        "cache_read": "0.075",
+        "cache_write_5m": "0.75",
+        "cache_write_1h": "0.75",
+    }
+
+
+def test_what_else_a_model_bills_is_shown(cli, ready, config):
+    config(
+        "    free: false",
+        '      long_context: {above_input_tokens: 200000, input: "8.00", output: "30.00"}\n'
+        '      per_request: {web_search: "0.01", speed: {fast: "6"}}\n'
+        "    free: false",
+    )
+
+    price = cli("models", "show", "smart", "--json").json["price"]
+
+    assert price["long_context"] == {
+        "above_input_tokens": 200_000,
+        "input": "8.00",
+        "output": "30.00",
+        "cache_read": "8.00",
+        "cache_write_5m": "8.00",
+        "cache_write_1h": "8.00",
+    }
+    assert price["per_request"] == {"web_search": "0.01", "speed": {"fast": "6"}}
+
+
+def test_a_price_is_shown_with_its_number_once_the_database_has_it(cli, ready, config):
+    def numbers():
+        listed = cli("models", "list", "--json").json["data"]
+        return {model["id"]: model["price_number"] for model in listed}
+
+    settings = load(Path("config.yaml"))
+    with closing(open_database(settings.database_path)), transaction():
+        in_force = prices.in_force(settings.config, NOW)
+    assert numbers() == {name: price.number for name, price in in_force.items()}
+
+    config('"4.00"', '"4.01"')
+    assert numbers() == {"smart": None, "fast": in_force["fast"].number}
+
+
+def test_models_are_listed_without_a_database(cli, ready):
+    Path("gateway.db").unlink()
+
+    done = cli("models", "list", "--json")
+
+    assert [model["price_number"] for model in done.json["data"]] == [None, None]
+    assert done.err == ""
+
+
+def test_a_free_model_has_no_price(cli, ready, config):
+    config('price: {input: "0.75", output: "4.50", cache_read: "0.075"}', "free: true")
+
+    free = cli("models", "list", "--json").json["data"][1]
+
+    assert (free["price"], free["price_number"]) == (None, None)
+    assert cli("models", "list").rows[1][2:7] == [""] * 5
 
 
 def test_an_unknown_model_is_not_found_with_near_ones(cli, ready):
