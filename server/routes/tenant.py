@@ -1,6 +1,7 @@
-"""What a tenant sees and changes of its own: keys and usage."""
+"""What a tenant sees and changes of its own: keys, usage, subscription and credits."""
 
 from server import clock
+from server.billing import ledger, subscriptions
 from server.errors import InvalidRequest, ScopeNotAllowed
 from server.routes import wire
 from server.routes.services import services_of
@@ -11,12 +12,14 @@ from server.usage import report
 
 
 def register(app: AnyApp) -> None:
-    """Serve `/tenant/keys` and `/tenant/usage`."""
+    """Serve `/tenant/keys`, `/tenant/usage`, `/tenant/subscription` and `/tenant/credits`."""
     wire.add(app, create_key, "/tenant/keys", ["POST"], name="create_key")
     wire.add(app, list_keys, "/tenant/keys", ["GET", "HEAD"], name="list_keys")
     wire.add(app, show_key, "/tenant/keys/<key_id:str>", ["GET", "HEAD"], name="show_key")
     wire.add(app, revoke_key, "/tenant/keys/<key_id:str>", ["DELETE"], name="revoke_key")
     wire.add(app, usage, "/tenant/usage", ["GET", "HEAD"], name="usage")
+    wire.add(app, subscription, "/tenant/subscription", ["GET", "HEAD"], name="subscription")
+    wire.add(app, credit, "/tenant/credits", ["GET", "HEAD"], name="credits")
 
 
 async def create_key(request: AnyRequest) -> wire.Answer:
@@ -85,6 +88,23 @@ async def usage(request: AnyRequest) -> wire.Answer:
         key_id=key_id,
     )
     return wire.answer(request, made.as_json())
+
+
+async def subscription(request: AnyRequest) -> wire.Answer:
+    """Show what the tenant subscribes to, and how much of the quota is left."""
+    services = services_of(request)
+    caller = wire.authenticate(request, services)
+    tiers = services.gateway.rules.config.tiers
+    found = await services.store.read(subscriptions.view, caller.tenant_id, tiers, clock.now())
+    return wire.answer(request, found)
+
+
+async def credit(request: AnyRequest) -> wire.Answer:
+    """Show the tenant's balance, and what running requests hold of it."""
+    services = services_of(request)
+    caller = wire.authenticate(request, services)
+    found = await services.store.read(ledger.balance_of, caller.tenant_id)
+    return wire.answer(request, found.as_json())
 
 
 def _visible_key(caller: keys.Caller, public_id: str | None) -> int | None:

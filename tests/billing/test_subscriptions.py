@@ -4,7 +4,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from server import clock
+from server.billing import quota as quotas
 from server.billing import subscriptions
+from server.billing.allowance import limits_of
 from server.config.schema import Tier
 from server.errors import Conflict, NotFound
 from server.store import models
@@ -266,3 +268,25 @@ def test_a_tier_that_is_gone_from_the_config_has_no_quota_to_show(tenant):
 
     shown = subscriptions.view(tenant, TIERS, NOW)
     assert (shown["tier"], shown["status"], shown["quota"]) == ("legacy", "active", None)
+
+
+def test_a_view_follows_the_quotas_own_statements(tenant):
+    """What is held, used and given back shows at once, and a new window begins at nothing."""
+    put(tenant)
+    limits = limits_of(TIERS)
+
+    def figures(now):
+        shown = quota(tenant, now)
+        names = ("used_tokens", "held_tokens", "remaining_tokens", "used_requests")
+        return tuple(shown[name] for name in names)
+
+    window = quotas.take(tenant, 300, limits, clock.to_ms(NOW))
+    running = figures(NOW)
+    quotas.settle(tenant, window, held=300, used=120, served=True)
+    ended = figures(NOW)
+    quotas.take(tenant, 40, limits, clock.to_ms(NOW + DAY))
+
+    assert running == (0, 300, 700, 1)
+    assert ended == (120, 0, 880, 1)
+    assert figures(NOW + DAY) == (0, 40, 960, 1)
+    assert quota(tenant, NOW + DAY)["window_started_at"] == "2026-11-23T13:00:00Z"
