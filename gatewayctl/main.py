@@ -26,6 +26,7 @@ NOUNS = {
     "mock": "Run the demo upstream alone.",
     "keys": "Mint, list, revoke and rotate keys.",
     "tenants": "Create and list tenants.",
+    "subscription": "Give, end and show what a tenant subscribes to.",
     "usage": "Report requests and tokens.",
     "presets": "Look at each tool's prompt and skills.",
     "models": "Look at the models, and check their upstreams.",
