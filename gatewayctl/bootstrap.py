@@ -1,4 +1,4 @@
-"""What a gateway needs to start: config, presets, database, tenant and first key."""
+"""What a gateway needs to start: config, presets, database, tenant, first key, first credit."""
 
 import shutil
 from collections.abc import Iterable
@@ -7,35 +7,48 @@ from datetime import datetime
 from pathlib import Path
 
 from gatewayctl.session import store_failures
+from server.billing import ledger, subscriptions
+from server.billing.ledger import Balance, Kind
 from server.config.files import make_private_folder, write_private
 from server.config.load import Settings, example_text, load
 from server.presets.load import BUILTIN, load_presets
 from server.store.db import open_database, transaction
 from server.store.lock import is_held
 from server.store.migrate import migrate
-from server.store.models import Key
+from server.store.models import Key, Tenant
 from server.tenants import keys, secrets, tenants
 from server.tenants.keys import Billing, Minted, Scope
 
 
 @dataclass(slots=True)
 class Completed:
-    """What was found or made; `made` names the files and things that were missing."""
+    """What was found or made; `made` names the files and things that were missing.
+
+    `tier` is what the tenant `default` was subscribed to just now, `balance` what it has.
+    """
 
     settings: Settings
     made: list[str] = field(default_factory=list)
     minted: Minted | None = None
+    tier: str | None = None
+    balance: Balance | None = None
     served_by: int | None = None
 
 
 def complete(
-    path: Path, now: datetime, *, force: bool = False, needs_key: bool = False
+    path: Path,
+    now: datetime,
+    *,
+    force: bool = False,
+    needs_key: bool = False,
+    credit_micros: int = 0,
 ) -> Completed:
     """Create what is missing around the config file `path`, and keep what is there.
 
     While a server runs, its database is left to it. `force` rewrites config and presets, after a
     backup. The first key is minted where there is none at all; with `needs_key`, also where
-    every key was revoked or has expired.
+    every key was revoked or has expired. The tenant gets the config's default tier if it never
+    had one, and `credit_micros` once, however often this is called.
 
     Raises:
         ConfigError: the config or a preset that is there cannot be used.
@@ -55,7 +68,7 @@ def complete(
         make_private_folder(backup)
         shutil.move(done.settings.presets_path, backup)
     done.made += _complete_presets(done.settings.presets_path)
-    _complete_database(done, now, needs_key=needs_key)
+    _complete_database(done, now, needs_key=needs_key, credit_micros=credit_micros)
     return done
 
 
@@ -79,7 +92,9 @@ def _copy_missing(sources: Iterable[Path], folder: Path) -> list[str]:
     return made
 
 
-def _complete_database(done: Completed, now: datetime, *, needs_key: bool) -> None:
+def _complete_database(
+    done: Completed, now: datetime, *, needs_key: bool, credit_micros: int
+) -> None:
     path = done.settings.database_path
     done.served_by = is_held(path)
     if done.served_by is not None:
@@ -90,13 +105,36 @@ def _complete_database(done: Completed, now: datetime, *, needs_key: bool) -> No
         database = open_database(path)
         try:
             with transaction():
-                _complete_rows(done, now, needs_key=needs_key)
+                tenant = tenants.ensure_default(now)
+                _subscribe(done, tenant, now)
+                if credit_micros:
+                    _grant_once(tenant, now, credit_micros)
+                done.balance = ledger.balance_of(tenant.id)
+                _complete_keys(done, tenant, now, needs_key=needs_key)
         finally:
             database.close()
 
 
-def _complete_rows(done: Completed, now: datetime, *, needs_key: bool) -> None:
-    tenant = tenants.ensure_default(now)
+def _subscribe(done: Completed, tenant: Tenant, now: datetime) -> None:
+    config = done.settings.config
+    if config.default_tier is not None and subscriptions.find(tenant.id) is None:
+        subscriptions.subscribe(tenant.id, config.default_tier, config.tiers, now)
+        done.tier = config.default_tier
+
+
+def _grant_once(tenant: Tenant, now: datetime, credit_micros: int) -> None:
+    ledger.post(
+        tenant.id,
+        Kind.GRANT,
+        credit_micros,
+        ref=f"quickstart:{tenant.public_id}",
+        at=now,
+        created_by="cli",
+        reason="quickstart",
+    )
+
+
+def _complete_keys(done: Completed, tenant: Tenant, now: datetime, *, needs_key: bool) -> None:
     alive = [key for key in Key.select() if not needs_key or keys.status(key, now) == "active"]
     if not alive:
         done.minted = keys.mint(

@@ -3,6 +3,9 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from server.billing.ledger import Balance
+from server.billing.money import dollars
+
 
 def ways_to_call(url: str, secret: str | None) -> Iterator[tuple[str, str]]:
     """Give titles and commands: the key, curl, Claude Code and the OpenAI SDK.
@@ -21,6 +24,17 @@ def ways_to_call(url: str, secret: str | None) -> Iterator[tuple[str, str]]:
     yield "curl, streaming", _curl(base, "curl -N", '"stream":true,')
     yield "Claude Code", _CLAUDE_CODE.format(base=base)
     yield "OpenAI SDK (pip install openai)", _OPENAI.format(base=base)
+
+
+def credit_left(balance: Balance) -> str:
+    """Say what there is to spend; where there is nothing, how to give some."""
+    available = balance.available_micros
+    if available > 0:
+        return f"{dollars(available)} of credit; `gatewayctl credits show` tells what is left."
+    return (
+        f"{dollars(available)} of credit; keys that pay per token need some:\n"
+        '  gatewayctl credits grant 10 --reason "first credit"'
+    )
 
 
 def _curl(base: str, command: str, stream: str) -> str:

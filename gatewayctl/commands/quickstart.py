@@ -11,26 +11,28 @@ from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import HostOption, PortOption, noun
 from gatewayctl.serving import serving
 from gatewayctl.session import Session
-from gatewayctl.welcome import ways_to_call
+from gatewayctl.welcome import credit_left, ways_to_call
 from server import clock
 from server.config.load import place_to_write
 from server.tenants import keys
 
 app = noun("Set up and serve with the built-in demo upstream, in one step.")
 
+CREDIT_MICROS = 10_000_000
+
 
 @app.command()
 def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption = None) -> None:
     """Create what is missing, serve, and print how to call the gateway.
 
-    A second run reuses everything. A key's secret is shown only when it is made, so a key is
-    minted only if none is active.
+    The first run grants $10.00 of credit. A second run reuses everything. A key's secret is shown
+    only when it is made, so a key is minted only if none is active.
     """
     from server import lifecycle
 
     session, now = Session.of(ctx), clock.now()
     path = place_to_write(session.config_file, os.environ, Path.cwd())
-    done = complete(path, now, needs_key=True)
+    done = complete(path, now, needs_key=True, credit_micros=CREDIT_MICROS)
     _require_stopped(done)
     told = False
 
@@ -78,6 +80,8 @@ def _tell(session: Session, done: Completed, url: str) -> None:
         session.out.text(f"{secret}\n")
     title = f"gatewayctl serves at {url}; call it from another terminal"
     session.out.sheet(title, ways_to_call(url, secret))
+    if done.balance is not None:
+        session.out.note(credit_left(done.balance))
     session.out.note(f"Config, presets and database are in {done.settings.folder}.")
     session.out.note("Ctrl-C stops the gateway; nothing under way is lost.")
 
@@ -87,4 +91,10 @@ def _as_json(done: Completed, url: str | None) -> dict[str, Any]:
     key = None
     if minted is not None:
         key = keys.as_json(minted.key, minted.key.created_at) | {"secret": minted.secret}
-    return {"object": "quickstart", "url": url, "config": str(done.settings.path), "key": key}
+    return {
+        "object": "quickstart",
+        "url": url,
+        "config": str(done.settings.path),
+        "key": key,
+        "credits": None if done.balance is None else done.balance.as_json(),
+    }

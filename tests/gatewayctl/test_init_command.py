@@ -4,9 +4,14 @@ import threading
 
 import pytest
 
+from gatewayctl.session import Session
+from server import clock
+from server.billing import ledger
+from server.billing.ledger import Balance, Kind
 from server.config.load import example_text
 from server.presets.load import BUILTIN
 from server.store.lock import ServeLock
+from server.tenants import tenants
 
 
 def mode(path):
@@ -27,6 +32,8 @@ def test_init_makes_all_that_serve_needs_and_prints_the_secret_alone(cli, home):
     assert files(home / "presets") == files(BUILTIN)
     assert cli("db", "check").out == "current\n"
     assert cli("tenants", "list").rows[0][1] == "default"
+    subscription = cli("subscription", "show", "--json").json
+    assert (subscription["tier"], subscription["status"]) == ("team", "active")
     key = cli("keys", "list", "--json").json["data"][0]
     assert (key["name"], key["billing"], key["scope"]) == ("first", "pay_per_token", "manage")
 
@@ -51,6 +58,49 @@ def test_a_second_init_changes_nothing(cli, ready, home):
     assert (done.code, done.out) == (0, "")
     assert "Nothing was missing" in done.err
     assert files(home) == before
+
+
+def test_init_grants_nothing_and_says_how(cli, ready):
+    """Who sells to others must not give money away by setting up."""
+    said = cli("init").err
+
+    assert "$0.00 of credit" in said
+    assert '\n  gatewayctl credits grant 10 --reason "first credit"\n' in said
+    with Session().reading():
+        assert ledger.balance_of(tenants.find("default").id) == Balance(0, 0)
+
+
+def test_init_is_silent_about_credit_where_there_is_some(cli, ready):
+    with Session().changing():
+        default = tenants.find("default").id
+        ledger.post(default, Kind.GRANT, 1, ref="x", at=clock.now(), created_by="cli")
+
+    assert "credit" not in cli("init").err
+
+
+def test_a_subscription_that_was_cancelled_does_not_come_back(cli, ready):
+    cli("subscription", "cancel")
+
+    again = cli("init", "--json")
+
+    assert again.json["tier"] is None
+    assert cli("subscription", "show", "--json").json["status"] == "canceled"
+
+
+def test_without_a_default_tier_nobody_is_subscribed(cli, ready, config, home):
+    config("default_tier: team ", "default_tier: null ")
+    for path in home.glob("gateway.db*"):
+        path.unlink()
+
+    none = cli("init", "--json")
+    before = cli("subscription", "show", "--json").json["status"]
+    config("default_tier: null ", "default_tier: team ")
+    given = cli("init")
+
+    assert (none.json["tier"], before) == (None, "none")
+    assert "subscribed the tenant `default` to the tier team" in given.err
+    assert "Nothing was missing" not in given.err
+    assert cli("subscription", "show", "--json").json["tier"] == "team"
 
 
 def test_init_completes_what_is_missing_and_keeps_what_was_edited(cli, ready, home, config):

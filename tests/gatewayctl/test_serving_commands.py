@@ -16,6 +16,13 @@ from contextlib import closing
 
 import pytest
 
+from gatewayctl.session import Session
+from server import clock
+from server.billing import ledger
+from server.billing.ledger import Kind
+from server.store.models import Entry
+from server.tenants import tenants
+
 LAUNCH = "import sys; from gatewayctl.main import run; sys.exit(run())"
 PATIENCE_S = 15
 
@@ -75,7 +82,17 @@ def start(home):
         server.stop()
 
 
+@pytest.fixture
+def paid(ready):
+    """What `init` makes, with ten dollars granted to the tenant."""
+    with Session().changing():
+        default, now = tenants.find("default").id, clock.now()
+        ledger.post(default, Kind.GRANT, 10_000_000, ref="x", at=now, created_by="cli")
+    return ready
+
+
 def get(url, **headers):
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as reply:
         return json.loads(reply.read())
 
@@ -116,6 +133,23 @@ def test_quickstart_sets_up_and_serves_and_a_second_run_reuses_everything(start,
     assert len(cli("keys", "list").rows) == 1
 
 
+def test_quickstart_grants_ten_dollars_once(start, cli, ready):
+    first = start("quickstart", "--port", "0", "--json")
+    granted = first.document()["credits"]
+    first.stop()
+
+    again = start("quickstart", "--port", "0", "--json").document()["credits"]
+
+    assert (granted["object"], granted["currency"]) == ("credits", "usd")
+    assert (granted["balance_micros"], granted["available_micros"]) == (10_000_000, 10_000_000)
+    assert again == granted
+    with Session().reading():
+        (entry,) = Entry.select().where(Entry.kind == "grant").dicts()
+        ref = f"quickstart:{tenants.find('default').public_id}"
+    assert (entry["ref"], entry["amount_micros"]) == (ref, 10_000_000)
+    assert (entry["created_by"], entry["reason"]) == ("cli", "quickstart")
+
+
 def test_quickstart_prints_the_key_once_and_three_ways_to_call(start):
     server = start("quickstart", "--port", "0")
     deadline = time.monotonic() + PATIENCE_S
@@ -127,6 +161,7 @@ def test_quickstart_prints_the_key_once_and_three_ways_to_call(start):
     assert out.startswith("gwk_")
     assert out.count("\n") == 1
     assert err.count(out.strip()) == 1
+    assert "$10.00 of credit; `gatewayctl credits show` tells what is left." in err
     for word in ("curl -N", "ANTHROPIC_BASE_URL=http://127.0.0.1:", "from openai import OpenAI"):
         assert word in err
     assert max(map(len, err.split("# OpenAI")[0].splitlines())) <= 80
@@ -163,12 +198,12 @@ def test_a_key_survives_a_taken_port_in_json_too(start, taken, home):
     assert json.loads("".join(server.err))["error"]["code"] == "port_taken"
 
 
-def test_serve_tells_where_it_is_and_stops_when_told(start, ready, cli):
+def test_serve_tells_where_it_is_and_stops_when_told(start, paid):
     server = start("serve", "--port", "0", "--json")
     url = server.document()["url"]
 
     assert get(f"{url}/healthz") == {"status": "ok"}
-    assert ask(url, ready.out.strip())["type"] == "message"
+    assert ask(url, paid.out.strip())["type"] == "message"
     assert server.stop() == 0
 
 
@@ -195,7 +230,7 @@ def test_serve_goes_on_where_nobody_can_be_told_anything(ready, streams):
     assert (answer, code) == ({"status": "ok"}, 0)
 
 
-def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, ready, cli):
+def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, paid, cli):
     server = start("serve", "--port", "0", "--json")
     url = server.document()["url"]
 
@@ -208,6 +243,17 @@ def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, r
     assert cli("db", "migrate").code == 7
     again = cli("quickstart", "--port", "0", "--json")
     assert (again.code, again.error["code"]) == (7, "locked")
+
+
+def test_while_it_serves_a_subscription_that_ends_has_ended_at_once(start, ready, cli):
+    url = start("serve", "--port", "0", "--json").document()["url"]
+    key = ready.out.strip()
+    before = get(f"{url}/tenant/subscription", x_api_key=key)
+
+    ended = cli("subscription", "cancel", "--json")
+
+    assert (before["status"], ended.json["status"]) == ("active", "canceled")
+    assert get(f"{url}/tenant/subscription", x_api_key=key) == ended.json
 
 
 def test_serve_refuses_a_port_that_is_taken(start, ready, taken):

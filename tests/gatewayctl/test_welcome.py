@@ -2,7 +2,8 @@ import subprocess
 
 import pytest
 
-from gatewayctl.welcome import ways_to_call
+from gatewayctl.welcome import credit_left, ways_to_call
+from server.billing.ledger import Balance
 
 SECRET = "gwk_" + "x" * 49
 
@@ -30,3 +31,16 @@ def test_who_listens_everywhere_is_called_on_this_machine():
 
     assert "0.0.0.0" not in ways
     assert "http://127.0.0.1:8080/claudecode" in ways
+
+
+@pytest.mark.parametrize(
+    ("balance", "held", "told"),
+    [
+        (10_000_000, 0, "$10.00 of credit; `gatewayctl credits show` tells what is left."),
+        (10_000_000, 4_000_001, "$5.999999 of credit;"),
+        (0, 0, "$0.00 of credit; keys that pay per token need some:\n  gatewayctl credits grant"),
+        (-1_500_000, 0, "-$1.50 of credit; keys that pay per token need some:"),
+    ],
+)
+def test_what_there_is_to_spend_is_told_in_dollars(balance, held, told):
+    assert credit_left(Balance(balance, held)).startswith(told)
