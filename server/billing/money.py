@@ -10,10 +10,15 @@ def micros(usd: str) -> int:
 
     A price is the same text per million tokens, and so becomes micros per million tokens.
     """
-    scaled = Decimal(usd) * MICROS
+    return millionths(usd)
+
+
+def millionths(number: str) -> int:
+    """Turn a plain decimal, at most six places, into whole millionths: "1.75" is 1,750,000."""
+    scaled = Decimal(number) * MICROS
     whole = int(scaled)
     if whole != scaled:
-        raise ValueError(f"{usd} has more than six decimal places")
+        raise ValueError(f"{number} has more than six decimal places")
     return whole
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 import msgspec
 
-from server.billing.money import micros
+from server.billing.money import micros, millionths
 from server.config import schema
 
 MILLION = 1_000_000
@@ -113,7 +113,7 @@ def price_of(name: str, model: schema.Model) -> Price | None:
         long_context=None if long is None else LongContext(long.above_input_tokens, _rates(long)),
         uses={tool: micros(usd) for tool, usd in uses.items() if usd is not None},
         factors={
-            setting: {value: micros(factor) for value, factor in given.items()}
+            setting: {value: millionths(factor) for value, factor in given.items()}
             for setting, given in factors.items()
             if given
         },
