@@ -5,63 +5,13 @@ import json
 
 import pytest
 from support.gateways import started
+from support.priced import CHECK, PATHS, asked, balance, config, entries, give_micros, settled
 from support.raw_upstream import until
-from support.validators import check_chat_stream, check_messages_stream
+from support.validators import check_messages_stream
 
 from server.billing import ledger
-from server.store.models import Entry, Tenant
 from server.tenants import keys
 from server.upstream.demo import DemoOptions
-
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
-CHECK = {"anthropic": check_messages_stream, "openai": check_chat_stream}
-HELLO = [{"role": "user", "content": "hello"}]
-
-
-def config(*, billing="{}", models="", tiers="{}", quota="{}"):
-    return f"""
-upstreams:
-  demo: {{protocol: demo}}
-models:
-  smart: {{targets: [{{upstream: demo, model: demo-smart}}], price: {{input: "4.00", output: "20.00",
-    cache_read: "0.40", cache_write_5m: "5.00", cache_write_1h: "8.00"}}}}
-  endless: {{targets: [{{upstream: demo, model: "fault:endless:1"}}], price: {{input: "4", output: "20"}}}}
-  big: {{targets: [{{upstream: demo, model: "fault:big:1"}}], price: {{input: "4", output: "20"}}}}
-  stall: {{targets: [{{upstream: demo, model: "fault:stall:4"}}], price: {{input: "4", output: "20"}}}}
-  slow: {{targets: [{{upstream: demo, model: "fault:slow:20"}}], price: {{input: "4", output: "20"}}}}
-{models}
-billing: {billing}
-tiers: {tiers}
-quota_weights: {quota}
-"""  # noqa: E501
-
-
-def asked(model="smart", *, stream=True, max_tokens=300, **more):
-    return {"model": model, "stream": stream, "max_tokens": max_tokens, "messages": HELLO, **more}
-
-
-async def balance(gateway):
-    row = await gateway.services.store.read(lambda: Tenant.select().order_by(Tenant.id).first())
-    return ledger.Balance(row.balance_micros, row.held_micros)
-
-
-async def entries(gateway):
-    return await gateway.services.store.read(
-        lambda: list(Entry.select().order_by(Entry.tenant, Entry.seq).dicts())
-    )
-
-
-async def settled(gateway):
-    """Wait until no request is open, and give the rows."""
-
-    async def closed():
-        return all(row["state"] == "settled" for row in await gateway.rows())
-
-    for _ in range(400):
-        if not gateway.gateway.pumps and await closed():
-            break
-        await asyncio.sleep(0.01)
-    return await gateway.rows()
 
 
 def test_every_route_protocol_and_form_charges_the_same_micros_for_the_same_usage(tmp_path):
@@ -192,13 +142,6 @@ def test_a_stream_whose_balance_runs_out_ends_as_if_at_its_token_limit(tmp_path,
     assert left == ledger.Balance(30_000 - row["cost_micros"], 0)
     assert refused.status_code == 402
     assert open_calls == 0
-
-
-async def give_micros(gateway, micros):
-    store = gateway.services.store
-    tenant = await store.read(Tenant.get)
-    options = {"ref": f"test:{micros}", "at": tenant.created_at, "created_by": "cli"}
-    await store.write(ledger.post, tenant.id, ledger.Kind.GRANT, micros, **options)
 
 
 def test_a_burst_cannot_run_far_past_its_hold(tmp_path):
