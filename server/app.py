@@ -11,7 +11,7 @@ from sanic.exceptions import PayloadTooLarge, SanicException, ServiceUnavailable
 
 from server import errors
 from server.errors import GatewayError
-from server.routes import discovery, inference, tenant, wire
+from server.routes import billing, discovery, inference, tenant, wire
 from server.routes.head import CheckedRequest
 from server.routes.services import Services
 
@@ -48,7 +48,7 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
         }
     )
     app.ctx.services = services
-    for routes in (inference, discovery, tenant):
+    for routes in (inference, discovery, tenant, billing):
         routes.register(app)
     app.error_handler.add(Exception, _on_error)
     app.error_handler.add(CancelledError, _on_cut)

@@ -30,7 +30,7 @@ from server.config.load import Settings, resolve_reference, upstream_key_problem
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
-from server.presets.load import load_presets
+from server.presets.load import Presets, load_presets
 from server.presets.watch import Watcher
 from server.routes.connection import Connection
 from server.routes.services import Deadlines, Services
@@ -149,27 +149,22 @@ async def running(
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
-        _raise_file_limit()
         migrate(settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
         stack.callback(logs.close_log, _open_log(settings))
         demo_server = await _start_demo(stack, settings, demo_options)
         client = _client(settings, environ, demo_server)
         stack.push_async_callback(client.close)
-        store = Store.open(settings.database_path)
-        stack.push_async_callback(store.close)
-        prices = await store.write(prices_in_force, config, clock.now())
-        rules = Rules.of(config, presets, prices)
+        store, rules = await _open_store(stack, settings, presets)
         instance_id = await _begin_instance(store, rules)
+        stack.push_async_callback(_end_instance, store, instance_id)
         gateway = Gateway(store, client, rules, instance_id)
         account = await stack.enter_async_context(stripe_account.opened(settings, environ, store))
         services = Services(
-            settings, store, gateway, clock.now(), deadlines or Deadlines(), stripe=account
+            settings, store, gateway, clock.now(), deadlines or Deadlines(), account
         )
-        stack.push_async_callback(_end_instance, store, instance_id)
-        stack.push_async_callback(
-            _stop_task, asyncio.create_task(_reload(services, watcher, reload_every_s))
-        )
+        reload = asyncio.create_task(_reload(services, watcher, reload_every_s))
+        stack.push_async_callback(_stop_task, reload)
         connections = await stack.enter_async_context(_listening(services, sock, tls))
         await stack.enter_async_context(stripe_worker.working(account, reconcile_every_s))
         warnings = _warnings(settings, sock)
@@ -184,6 +179,7 @@ async def _listening(
 
     At its end those that are on their way are finished.
     """
+    _raise_file_limit()
     app = create_app(services)
     server: Any = await app.create_server(
         sock=sock,
@@ -299,6 +295,16 @@ def _client(
         )
         endpoints[name] = endpoint_of(ready, demo_url)
     return UpstreamClient(endpoints, Pool())
+
+
+async def _open_store(
+    stack: AsyncExitStack, settings: Settings, presets: Presets
+) -> tuple[Store, Rules]:
+    """Open the database, and number the prices that are in force from now on."""
+    store = Store.open(settings.database_path)
+    stack.push_async_callback(store.close)
+    prices = await store.write(prices_in_force, settings.config, clock.now())
+    return store, Rules.of(settings.config, presets, prices)
 
 
 async def _begin_instance(store: Store, rules: Rules) -> int:

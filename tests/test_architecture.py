@@ -27,18 +27,24 @@ ROWS = {
     "server.presets": "errors config protocols",
     "server.tenants": "errors clock store",
     "server.usage": "errors clock store",
-    "server.billing": "errors config tenants usage",
+    "server.billing": "errors clock config protocols store tenants usage",
+    "server.billing.stripe": "errors clock config store tenants usage billing",
     "server.upstream": "errors config protocols",
     "server.upstream.demo": "clock",
-    "server.calls": "errors config protocols routing presets tenants",
-    "server.rows": "errors clock protocols usage upstream calls",
-    "server.gateway": "errors protocols store presets usage billing upstream calls rows",
-    "server.routes": "errors clock config protocols store tenants usage billing calls rows gateway",
+    "server.calls": "errors config protocols routing presets tenants billing",
+    "server.terms": "billing calls protocols tenants",
+    "server.rows": "errors clock protocols usage billing upstream calls",
+    "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
+    "server.gateway": ("errors protocols store presets usage billing upstream calls rows holding"),
+    "server.routes": (
+        "errors clock config protocols store tenants usage billing billing.stripe calls rows "
+        "gateway"
+    ),
     "server.app": "errors routes",
     "server.listening": "errors config",
     "server.lifecycle": (
-        "errors clock logs config store presets usage upstream upstream.demo calls gateway routes "
-        "app listening"
+        "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
+        "calls gateway routes app listening"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
@@ -46,12 +52,13 @@ ROWS = {
     "gatewayctl.reach": "config",
     "gatewayctl.session": "config store output exits",
     "gatewayctl.options": "errors store exits session",
-    "gatewayctl.welcome": "",
-    "gatewayctl.bootstrap": "config store presets tenants session",
+    "gatewayctl.welcome": "billing",
+    "gatewayctl.bootstrap": "config store presets tenants billing session",
     "gatewayctl.serving": "lifecycle exits session",
+    "gatewayctl.syncing": "clock config store billing.stripe exits session",
     "gatewayctl.commands": (
-        "errors clock config protocols store routing presets tenants usage upstream.demo lifecycle "
-        "output exits spans reach session options welcome bootstrap serving"
+        "errors clock config protocols store routing presets tenants usage billing upstream.demo "
+        "lifecycle output exits spans reach session options welcome bootstrap serving syncing"
     ),
     "gatewayctl.main": "errors output exits session options",
 }
@@ -177,9 +184,8 @@ def test_every_room_and_every_fence_is_there():
     modules = {source.module for source in OURS}
 
     assert set(HOUSE) - modules == set()
-    # The only part that the table names before it is built.
     places = {place for places in FENCED.values() for place in places}
-    assert places - modules == {"server.billing.stripe"}
+    assert places - modules == set()
     assert set(PURE.split()) - modules == set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sanic import Request
 
+from server.billing.stripe.account import Account
 from server.config.load import Settings
 from server.gateway import Gateway
 from server.store.db import Store
@@ -48,6 +49,7 @@ class Services:
     gateway: Gateway
     started_at: datetime
     deadlines: Deadlines = Deadlines()
+    stripe: Account | None = None
     is_draining: bool = False
     request_ids: Iterator[str] = field(default_factory=new_request_ids)
     callers: dict[str, Caller] = field(default_factory=dict)  # digest of what was presented
