@@ -52,7 +52,7 @@ class Range:
 class Totals:
     """Sums over requests; `input_tokens` excludes both cache classes.
 
-    `cost_micros` is what was charged to the balance: 0 as long as nothing is charged.
+    `cost_micros` is what was charged to the balance; what a subscription pays for costs 0.
     """
 
     requests: int = 0
@@ -123,8 +123,8 @@ def parse_range(from_: str | None, to: str | None, tz: str | None, now: datetime
             `param` names the field.
     """
     zone = parse_zone(tz or "UTC")
-    until = _parse_day(to, "to") if to else now.astimezone(zone).date()
-    since = _parse_day(from_, "from") if from_ else until - timedelta(days=DEFAULT_DAYS - 1)
+    until = parse_day(to, "to") if to else now.astimezone(zone).date()
+    since = parse_day(from_, "from") if from_ else until - timedelta(days=DEFAULT_DAYS - 1)
     return check_range(Range(since, until, zone))
 
 
@@ -138,6 +138,18 @@ def parse_zone(name: str) -> ZoneInfo:
         raise InvalidRequest(message, param="tz") from exc
 
 
+def parse_day(text: str, param: str) -> date:
+    """Read a date such as 2026-11-22, or raise InvalidRequest in the name of `param`."""
+    # The pattern too: `fromisoformat` also takes week dates and dates without dashes.
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        with suppress(ValueError):
+            day = date.fromisoformat(text)
+            if 1970 <= day.year < MAXYEAR:
+                return day
+    message = f"`{param}` must be a date such as 2026-11-22, not {text[:64]!r}."
+    raise InvalidRequest(message, param=param)
+
+
 def check_range(days: Range) -> Range:
     """Give `days` back, or raise InvalidRequest: out of order, or too many."""
     if days.since > days.until:
@@ -145,6 +157,14 @@ def check_range(days: Range) -> Range:
     if (days.until - days.since).days >= MAX_DAYS:
         raise InvalidRequest(f"A report covers at most {MAX_DAYS} days.", param="from")
     return days
+
+
+def midnights(days: Range) -> list[int]:
+    """Give the starts of all days and of the one after, in milliseconds since 1970."""
+    count = (days.until - days.since).days + 2
+    dates = (days.since + timedelta(days=number) for number in range(count))
+    starts = (datetime.combine(day, time(), days.tz).astimezone(UTC) for day in dates)
+    return [clock.to_ms(start) for start in starts]
 
 
 def report(
@@ -164,8 +184,7 @@ def report(
 
 
 def _by_day(days: Range, tenant_id: int, key_id: int | None) -> list[Row]:
-    midnights = _midnights(days)
-    bounds = list(pairwise(midnights))
+    bounds = list(pairwise(midnights(days)))
     sql = _PER_DAY.format(sums=_SUMS, values=", ".join(["(?, ?, ?)"] * len(bounds)))
     numbered = [value for day, pair in enumerate(bounds) for value in (day, *pair)]
     found = _fetch(sql, [*numbered, tenant_id, key_id, key_id])
@@ -173,9 +192,9 @@ def _by_day(days: Range, tenant_id: int, key_id: int | None) -> list[Row]:
 
 
 def _by(by: By, days: Range, tenant_id: int, key_id: int | None) -> list[Row]:
-    midnights = _midnights(days)
+    starts = midnights(days)
     sql = _PER_LABEL.format(sums=_SUMS, label=_LABELS[by])
-    found = _fetch(sql, [tenant_id, midnights[0], midnights[-1], key_id, key_id])
+    found = _fetch(sql, [tenant_id, starts[0], starts[-1], key_id, key_id])
     rows = [Row(label, sums) for label, sums in found]
     return sorted(rows, key=lambda row: (-row.totals.total_tokens, row.label or ""))
 
@@ -184,28 +203,9 @@ def _fetch(sql: str, values: Sequence[object]) -> list[tuple[Any, Totals]]:
     return [(label, Totals(*sums)) for label, *sums in database.execute_sql(sql, values)]
 
 
-def _midnights(days: Range) -> list[int]:
-    """The starts of all days and of the one after, in milliseconds since 1970."""
-    count = (days.until - days.since).days + 2
-    dates = (days.since + timedelta(days=number) for number in range(count))
-    starts = (datetime.combine(day, time(), days.tz).astimezone(UTC) for day in dates)
-    return [clock.to_ms(start) for start in starts]
-
-
 def _sum(parts: Iterable[Totals]) -> Totals:
     rows = [tuple(asdict(part).values()) for part in parts]
     return Totals(*(sum(column) for column in zip(*rows, strict=True)))
-
-
-def _parse_day(text: str, param: str) -> date:
-    # The pattern too: `fromisoformat` also takes week dates and dates without dashes.
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        with suppress(ValueError):
-            day = date.fromisoformat(text)
-            if 1970 <= day.year < MAXYEAR:
-                return day
-    message = f"`{param}` must be a date such as 2026-11-22, not {text[:64]!r}."
-    raise InvalidRequest(message, param=param)
 
 
 COLUMNS = (
@@ -228,7 +228,8 @@ _SUMS = """
     COALESCE(SUM(request.input_tokens), 0),
     COALESCE(SUM(request.cache_read_input_tokens), 0),
     COALESCE(SUM(request.cache_write_5m_tokens + request.cache_write_1h_tokens), 0),
-    COALESCE(SUM(request.output_tokens), 0)
+    COALESCE(SUM(request.output_tokens), 0),
+    COALESCE(SUM(request.cost_micros), 0)
 """
 _PER_DAY = """
 WITH span (day, starts_at, ends_at) AS (VALUES {values})

@@ -59,6 +59,7 @@ def test_the_json_has_the_shape_that_clients_know(key, make_request):
         cache_write_5m_tokens=1500,
         cache_write_1h_tokens=500,
         output_tokens=900,
+        cost_micros=41_250,
     )
 
     made = report(By.DAY, date(2026, 11, 20), date(2026, 11, 20), UTC_ZONE, key.tenant_id)
@@ -70,7 +71,7 @@ def test_the_json_has_the_shape_that_clients_know(key, make_request):
         "cache_creation_input_tokens": 2000,
         "output_tokens": 900,
         "total_tokens": 57300,
-        "cost_micros": 0,
+        "cost_micros": 41_250,
     }
     assert made.as_json() == {
         "object": "usage",
@@ -123,13 +124,15 @@ def test_reports_by_label_keep_what_has_none_and_show_the_largest_first(
     key, make_key, make_request, by, expected
 ):
     other = make_key(member="ada")
-    make_request(key, NOW, output_tokens=3, model="fast")
-    make_request(other, NOW, output_tokens=2, member="ada", tool="cline")
+    make_request(key, NOW, output_tokens=3, model="fast", cost_micros=7)
+    make_request(other, NOW, output_tokens=2, member="ada", tool="cline", cost_micros=5)
     make_request(other, NOW, output_tokens=2, member="ada", tool="cline")
 
     made = report(by, NOW.date(), NOW.date(), UTC_ZONE, key.tenant_id)
 
     assert [(row.label, row.totals.requests) for row in made.rows] == expected
+    assert [row.totals.cost_micros for row in made.rows] == [5, 7]
+    assert made.total.cost_micros == 12
     column = {"key": "key_id"}.get(by, by.value)
     assert [row[column] for row in made.as_json()["data"]] == [label for label, _ in expected]
 
@@ -192,7 +195,9 @@ def test_days_agree_with_a_naive_recount_in_any_zone(key, make_request, starts, 
     tz, until = ZoneInfo(zone), since + timedelta(days=days - 1)
     Request.delete().execute()
     for start in starts:
-        make_request(key, start, request_id=f"req_{Request.select().count()}", input_tokens=3)
+        make_request(
+            key, start, request_id=f"req_{Request.select().count()}", input_tokens=3, cost_micros=2
+        )
     local = Counter(start.astimezone(tz).date() for start in starts)
 
     made = report(By.DAY, since, until, tz, key.tenant_id)
@@ -201,6 +206,7 @@ def test_days_agree_with_a_naive_recount_in_any_zone(key, make_request, starts, 
     assert [row.label for row in made.rows] == [day.isoformat() for day in wanted]
     assert [row.totals.requests for row in made.rows] == [local[day] for day in wanted]
     assert made.total.input_tokens == 3 * sum(local[day] for day in wanted)
+    assert [row.totals.cost_micros for row in made.rows] == [2 * local[day] for day in wanted]
     assert report(By.MODEL, since, until, tz, key.tenant_id).total == made.total
 
 
