@@ -17,6 +17,8 @@ from rich.console import Console
 
 from gatewayctl.commands.usage import names_of_keys, table_for_people
 from gatewayctl.output import rich_table
+from server.billing.pricing import cost_micros
+from server.billing.rates import Price, Rates, Tokens
 from server.store import instances
 from server.store.db import open_database, transaction
 from server.store.migrate import migrate
@@ -25,7 +27,7 @@ from server.tenants import tenants
 from server.usage.report import By, report
 
 TARGET = Path(__file__).with_name("usage.svg")
-COLUMNS = 110
+COLUMNS = 120
 
 _FIRST, _LAST = date(2026, 11, 16), date(2026, 11, 22)
 _MONDAY = datetime(2026, 11, 16, 8, tzinfo=UTC)
@@ -37,6 +39,12 @@ _KEYS = (
     ("linus-pc", "key_exampleZp5LeK", "linus"),
     ("nightly", "key_examplet3HnUd", None),
 )
+# Micros per million tokens.
+_PRICES = {
+    "smart": Price(0, "smart", Rates(4_000_000, 20_000_000, 200_000, 5_000_000, 8_000_000)),
+    "fast": Price(0, "fast", Rates(750_000, 4_500_000, 75_000, 750_000, 750_000)),
+}
+_UPSTREAM_MODELS = {"smart": "claude-opus-5-5", "fast": "claude-haiku-4-5"}
 # Who works with what: the number of the key, and the tool (None: a generic route).
 _DESKS = ((0, "claudecode"), (1, "claudecode"), (0, "cline"), (2, "roocode"), (3, None))
 
@@ -106,23 +114,30 @@ def _requests() -> Iterator[dict[str, Any]]:
     for day, sessions in enumerate(_SESSIONS_A_DAY):
         for session in range(sessions):
             key, tool = _DESKS[(day + session) % len(_DESKS)]
-            fast = session % 4 == 3
             cached = 0
             for turn in range(4 + (5 * session + day) % 9):
                 number = next(numbers)
                 written = 15_000 if turn == 0 else 700 + 130 * (number % 11)
+                tokens = Tokens(
+                    input=40 + 13 * (number % 17),
+                    cache_read=cached,
+                    cache_write_5m=written,
+                    output=180 + 61 * (number % 13),
+                )
+                model = "fast" if session % 4 == 3 else "smart"
                 yield {
                     "request_id": f"req_{number}",
                     "key": key,
                     "member": _KEYS[key][2],
                     "tool": tool,
-                    "model": "fast" if fast else "smart",
-                    "upstream_model": "claude-haiku-4-5" if fast else "claude-opus-5-5",
+                    "model": model,
+                    "upstream_model": _UPSTREAM_MODELS[model],
                     "started_at": _MONDAY + timedelta(days=day, minutes=31 * session + turn),
-                    "input_tokens": 40 + 13 * (number % 17),
-                    "cache_read_input_tokens": cached,
-                    "cache_write_5m_tokens": written,
-                    "output_tokens": 180 + 61 * (number % 13),
+                    "input_tokens": tokens.input,
+                    "cache_read_input_tokens": tokens.cache_read,
+                    "cache_write_5m_tokens": tokens.cache_write_5m,
+                    "output_tokens": tokens.output,
+                    "cost_micros": cost_micros(_PRICES[model], tokens),
                 }
                 cached += written
 

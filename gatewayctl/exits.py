@@ -6,6 +6,7 @@ from server.errors import (
     ConfigError,
     Conflict,
     GatewayError,
+    InsufficientBalance,
     InvalidApiKey,
     InvalidRequest,
     KeyNotAllowed,
@@ -59,6 +60,7 @@ def as_failure(err: GatewayError | ConfigError) -> CommandError:
 _STATUSES = (
     (InvalidRequest, ExitStatus.USAGE),
     (InvalidApiKey, ExitStatus.REFUSED),
+    (InsufficientBalance, ExitStatus.REFUSED),
     (KeyNotAllowed, ExitStatus.REFUSED),
     (NotFound, ExitStatus.NOT_FOUND),
     (Conflict, ExitStatus.CONFLICT),

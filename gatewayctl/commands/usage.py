@@ -1,27 +1,54 @@
-"""`gatewayctl usage`: requests and tokens by day, key, member, model or tool."""
+"""`gatewayctl usage`: requests, tokens and cost by day, key, member, model or tool."""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 import typer
 
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import TenantOption, noun
-from gatewayctl.output import Share, Table
+from gatewayctl.output import Output, Share, Table
 from gatewayctl.session import Session
 from server import clock
+from server.billing.money import dollars
 from server.errors import InvalidRequest
 from server.store.models import Key
 from server.tenants import tenants
-from server.usage.report import COLUMNS, By, Range, Report, Totals, parse_range, parse_zone, report
+from server.usage.report import (
+    COLUMNS,
+    By,
+    Range,
+    Report,
+    Totals,
+    check_range,
+    parse_day,
+    parse_zone,
+    report,
+)
 
-app = noun("Report requests and tokens.")
+app = noun("Report requests, tokens and cost.")
 
-_NUMBERS = ("requests", "input", "cache read", "cache write", "output", "total")
+# On two lines, so that the table fits a terminal.
+_NUMBERS = ("requests", "input", "cache\nread", "cache\nwrite", "output", "total", "cost")
+SinceOption = Annotated[
+    str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.", metavar="DAY")
+]
+UntilOption = Annotated[
+    str | None, typer.Option(help="The last day; today if left out.", metavar="DAY")
+]
+ZoneOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The zone that days are told in; yours in a terminal, else UTC.", metavar="ZONE"
+    ),
+]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 
 @app.command()
@@ -29,32 +56,23 @@ def usage(
     ctx: typer.Context,
     *,
     by: Annotated[By | None, typer.Option(help="What to have a row for; day if left out.")] = None,
-    since: Annotated[
-        str, typer.Option(help="The first day, or how many up to the last: 7d, 2w.", metavar="DAY")
-    ] = "30d",
-    until: Annotated[
-        str | None, typer.Option(help="The last day; today if left out.", metavar="DAY")
-    ] = None,
-    tz: Annotated[
-        str | None,
-        typer.Option(
-            help="The zone that days are told in; yours in a terminal, else UTC.", metavar="ZONE"
-        ),
-    ] = None,
+    since: SinceOption = "30d",
+    until: UntilOption = None,
+    tz: ZoneOption = None,
     tenant: TenantOption = tenants.DEFAULT,
-    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    csv: CsvOption = False,
 ) -> None:
-    """Report the requests of the last days and their tokens.
+    """Report the requests of the last days, their tokens and what was charged for them.
 
     Every request that left for an upstream counts; `input` excludes what was read from or
     written to a cache. In a terminal, days come with totals by key, member, model and tool.
     """
     session = Session.of(ctx)
     for_people = session.out.for_people and not csv
-    try:
-        days = _range(since, until, tz or (_local_zone() if for_people else "UTC"))
-    except InvalidRequest as exc:
-        raise _in_words_of_options(exc) from exc
+    with in_words_of_options():
+        zone = asked_zone(session.out, tz, csv=csv)
+        last = asked_last(until, zone)
+        days = check_range(Range(asked_first(since, last), last, zone))
     wanted = list(By) if for_people and by is None else [by or By.DAY]
     with session.reading():
         owner = tenants.find(tenant).id
@@ -67,22 +85,35 @@ def usage(
     session.out.table(reports[0].as_json(), table)
 
 
-def _range(since: str, until: str | None, tz: str) -> Range:
-    """Read `--since` as a day, or as a number of days that ends with `until`."""
+def asked_zone(out: Output, tz: str | None, *, csv: bool) -> ZoneInfo:
+    """Find the zone that days are told in: a person's own unless another was asked for."""
+    return parse_zone(tz or (_local_zone() if out.for_people and not csv else "UTC"))
+
+
+def asked_last(until: str | None, zone: ZoneInfo) -> date:
+    """Read `--until`; today where it was left out."""
+    return parse_day(until, "to") if until else clock.now().astimezone(zone).date()
+
+
+def asked_first(since: str, last: date) -> date:
+    """Read `--since` as a day, or as a number of days that ends with `last`."""
     back = re.fullmatch(r"([1-9][0-9]{0,3})([dw])", since)
     if back is None:
-        return parse_range(since, until, tz, clock.now())
-    last = parse_range(until, until, tz, clock.now()).until
+        return parse_day(since, "from")
     count = int(back[1]) * (7 if back[2] == "w" else 1)
-    first = last - timedelta(days=count - 1)
-    return parse_range(first.isoformat(), last.isoformat(), tz, clock.now())
+    return parse_day((last - timedelta(days=count - 1)).isoformat(), "from")
 
 
-def _in_words_of_options(err: InvalidRequest) -> CommandError:
-    message = str(err)
-    for field, option in (("`from`", "--since"), ("`to`", "--until"), ("`tz`", "--tz")):
-        message = message.replace(field, option)
-    return CommandError(message, status=ExitStatus.USAGE, code=err.code)
+@contextmanager
+def in_words_of_options() -> Iterator[None]:
+    """Name the options where the API would name its fields."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        message = str(exc)
+        for field, option in _OPTIONS.items():
+            message = message.replace(f"`{field}`", option)
+        raise CommandError(message, status=ExitStatus.USAGE, code=exc.code) from exc
 
 
 def _local_zone() -> str:
@@ -129,7 +160,7 @@ def _drawn(made: Report, key_names: Mapping[str, str]) -> list[list[object]]:
 
 
 def _figures(sums: Totals) -> list[str]:
-    figures = (
+    counts = (
         sums.requests,
         sums.input_tokens,
         sums.cache_read_input_tokens,
@@ -137,10 +168,13 @@ def _figures(sums: Totals) -> list[str]:
         sums.output_tokens,
         sums.total_tokens,
     )
-    return [f"{figure:,}" for figure in figures]
+    return [*(f"{count:,}" for count in counts), dollars(sums.cost_micros)]
 
 
 def names_of_keys(tenant_id: int) -> dict[str, str]:
     """Name each key as people know it, with the end of its id: names need not be unique."""
     owned = Key.select(Key.public_id, Key.name).where(Key.tenant == tenant_id)
     return {key.public_id: f"{key.name} …{key.public_id[-6:]}" for key in owned}
+
+
+_OPTIONS = {"from": "--since", "to": "--until", "tz": "--tz", "month": "--month"}

@@ -62,7 +62,13 @@ def test_since_counts_days_up_to_the_last_one(cli, ready):
 
 
 def test_the_json_is_the_shape_of_the_http_route(cli, spend):
-    spend(ago(0), input_tokens=3400, cache_read_input_tokens=51000, output_tokens=900)
+    spend(
+        ago(0),
+        input_tokens=3400,
+        cache_read_input_tokens=51000,
+        output_tokens=900,
+        cost_micros=39_000,
+    )
 
     made = cli("usage", "--since", "1d", "--json").json
 
@@ -76,7 +82,7 @@ def test_the_json_is_the_shape_of_the_http_route(cli, spend):
         "cache_creation_input_tokens": 0,
         "output_tokens": 900,
         "total_tokens": 55300,
-        "cost_micros": 0,
+        "cost_micros": 39_000,
     }
 
 
@@ -136,13 +142,14 @@ def test_a_range_that_cannot_be_is_a_usage_error_in_words_of_options(cli, ready,
 
 
 def test_people_see_bars_and_totals_by_everything(terminal, spend):
-    spend(ago(0), input_tokens=1_234_567, member="ada", tool="cline")
-    spend(ago(1), input_tokens=10)
+    spend(ago(0), input_tokens=1_234_567, member="ada", tool="cline", cost_micros=1_500_000)
+    spend(ago(1), input_tokens=10, cost_micros=30)
 
     shown = terminal("usage", "--since", "3d", TZ="Asia/Kathmandu").out
 
     assert "Asia/Kathmandu" in shown
     assert "1,234,567" in shown
+    assert "$1.50003" in shown
     assert "█" * 24 in shown
     assert "\x1b[1m" in shown
     for heading in ("day", "key", "member", "model", "tool", "total"):
