@@ -1,20 +1,23 @@
-"""`kill -9` under load: what a client was given in full is charged exactly, the rest is told."""
+"""`kill -9` under load: what a client was given in full is charged exactly, the rest by a rule.
+
+The rule (server/billing/orphans.py): what was under way is charged the provider's exact input and
+the output of the last checkpoint, or, where it had not come so far, the estimated input.
+"""
 
 import asyncio
 import json
 import random
 import signal
-import sqlite3
 
 import pytest
-from support.processes import Process, prepare
-from support.validators import check_chat_stream, check_messages_stream
+from support.priced import CHECK, CLASSES, PATHS, check_books, prepare_money, table, verify
+from support.processes import Process
 from support.wires import request, run, wire
 
 CLIENTS = 12
 ENDS = {"anthropic": b'"message_stop"}', "openai": b"data: [DONE]"}
-PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
-CHECK = {"anthropic": check_messages_stream, "openai": check_chat_stream}
+ROOTS = {"pay_per_token": ("", "/claudecode", "/cursor"), "subscription": ("/cline", "/roocode")}
+MICROS = 1_000_000_000
 
 
 def _config(url):
@@ -24,15 +27,19 @@ upstreams:
   m: {{protocol: anthropic, base_url: "{url}", api_key: "${{FAKE_KEY}}"}}
   c: {{protocol: openai, base_url: "{url}/v1", api_key: "${{FAKE_KEY}}"}}
 models:
-  smart: {{targets: [{{upstream: m, model: demo}}, {{upstream: c, model: demo}}], free: true}}
+  smart: {{targets: [{{upstream: m, model: demo}}, {{upstream: c, model: demo}}],
+    price: {{input: "4.00", output: "20.00", cache_read: "0.40", cache_write_5m: "5.00"}}}}
+tiers: {{team: {{name: Team, price_cents: 0, quota_tokens: 1000000000}}}}
+billing: {{hold_slice_tokens: 16, min_output_tokens: 1}}  # so that longer answers have checkpoints
 """
 
 
 class Client:
     """Asks again and again until the gateway is gone; keeps what it got in full."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, billing: str) -> None:
         self.chance = random.Random(seed)
+        self.roots = ROOTS[billing]
         self.whole = {}  # request id -> output tokens, as the answer said
 
     async def run(self, url: str, secret: str) -> None:
@@ -54,8 +61,8 @@ class Client:
         }
         if protocol == "openai" and stream:
             ask["stream_options"] = {"include_usage": True}
-        body = json.dumps(ask).encode()
-        await connection.send(request("POST", PATHS[protocol], body, x_api_key=secret))
+        body, path = json.dumps(ask).encode(), self.chance.choice(self.roots) + PATHS[protocol]
+        await connection.send(request("POST", path, body, x_api_key=secret))
         head = await connection.reader.readuntil(b"\r\n\r\n")
         lines = head.decode("latin-1").lower().split("\r\n")[1:-2]
         headers = dict(line.split(": ", 1) for line in lines)
@@ -84,31 +91,37 @@ async def _kill_again_and_again(folder, seed, rounds):
     chance = random.Random(seed)
     mock = ("mock", "--port", "0", "--pace", "400", "--journal", str(folder / "journal"))
     upstream = await Process.start(*mock)
-    secret = prepare(folder, _config(upstream.url))
+    secrets = prepare_money(folder, _config(upstream.url), micros=MICROS, tier="team")
     words = ("serve", "--config", str(folder / "config.yaml"), "--port", "0")
     whole = {}
     try:
         for number in range(rounds):
             gateway = await Process.start(*words)
-            clients = [Client(seed * 1000 + number * 100 + each) for each in range(CLIENTS)]
-            load = asyncio.gather(*(client.run(gateway.url, secret) for client in clients))
+            check_books(folder)  # whatever was open is settled before anyone is served
+            chosen = [[*secrets][each % 2] for each in range(CLIENTS)]
+            clients = [
+                Client(seed * 1000 + number * 100 + each, billing)
+                for each, billing in enumerate(chosen)
+            ]
+            load = asyncio.gather(
+                *(
+                    client.run(gateway.url, secrets[billing])
+                    for client, billing in zip(clients, chosen, strict=True)
+                )
+            )
             await asyncio.sleep(chance.uniform(0.3, 0.9))
             assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
             await asyncio.wait_for(load, 10)
             for client in clients:
                 whole |= client.whole
+            await verify(folder)  # as the kill left it, and so with holds
         gateway = await Process.start(*words)
-        open_rows = _rows(folder, "WHERE state = 'open'")
+        check_books(folder)
+        await verify(folder)
         assert await gateway.end() == 0
     finally:
         await upstream.end()
-    return whole, open_rows
-
-
-def _rows(folder, where=""):
-    with sqlite3.connect(folder / "gateway.db") as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(f"SELECT * FROM request {where}")]
+    return whole
 
 
 def _journal(folder):
@@ -125,13 +138,10 @@ def _journal(folder):
 
 def _check(folder, seed, rounds, monkeypatch):
     monkeypatch.setenv("FAKE_KEY", "sk-fake-upstream-key")
-    whole, open_rows = run(lambda: _kill_again_and_again(folder, seed, rounds))
+    whole = run(lambda: _kill_again_and_again(folder, seed, rounds))
 
-    rows = {row["request_id"]: row for row in _rows(folder)}
+    rows = {row["request_id"]: row for row in check_books(folder)}
     arrived, ended = _journal(folder)
-    with sqlite3.connect(folder / "gateway.db") as connection:
-        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-    assert open_rows == []
     assert len(arrived) == len(set(arrived))
     assert set(arrived) <= set(rows)
     unsent = [row for name, row in rows.items() if name not in set(arrived)]
@@ -143,18 +153,38 @@ def _check(folder, seed, rounds, monkeypatch):
         assert row["output_tokens"] == output_tokens
     for name, row in rows.items():
         _check_row(row, ended.get(name))
-    assert sum(row["outcome"] == "interrupted" for row in rows.values()) >= rounds
+    interrupted = [row for row in rows.values() if row["outcome"] == "interrupted"]
+    assert len(interrupted) >= rounds
+    assert {row["output_tokens"] > 0 for row in interrupted} == {True, False}
+    assert {row["billing"] for row in interrupted} == set(ROOTS)
+    _check_sums(folder, rows.values())
 
 
 def _check_row(row, call):
+    """Compare a row with the upstream's own log."""
     assert row["outcome"] in ("completed", "interrupted")
-    if row["outcome"] == "interrupted":
-        assert row["input_tokens"] > 0
-        assert row["estimated"] == 1
-    else:
-        usage = call["usage"]
-        assert row["output_tokens"] == usage["output_tokens"]
-        assert row["input_tokens"] == usage["input_tokens"]
+    spent = row["cost_micros"], row["quota_tokens"]
+    assert [unit > 0 for unit in spent] == [row["billing"] == each for each in ROOTS]
+    if row["outcome"] == "completed":
+        assert {each: row[each] for each in CLASSES} == {
+            each: call["usage"][each] for each in CLASSES
+        }
+        return
+    assert row["input_tokens"] > 0
+    assert row["estimated"] == 1
+    if row["output_tokens"]:  # there was a checkpoint
+        assert row["output_tokens"] <= max(call["events"], call["bytes"] // 4)
+        if row["protocol"] == "anthropic":  # Chat tells its input at the end alone
+            assert row["input_tokens"] == call["usage"]["input_tokens"]
+
+
+def _check_sums(folder, rows):
+    """Nothing but the charges has moved the balance, and nothing but the rows the quota."""
+    [tenant] = table(folder, "SELECT * FROM tenant")
+    [subscription] = table(folder, "SELECT * FROM subscription")
+    assert tenant["balance_micros"] == MICROS - sum(row["cost_micros"] for row in rows)
+    assert subscription["used_tokens"] == sum(row["quota_tokens"] for row in rows)
+    assert subscription["used_requests"] == sum(row["billing"] == "subscription" for row in rows)
 
 
 def test_two_kills_lose_and_invent_nothing(tmp_path, monkeypatch):
