@@ -140,8 +140,9 @@ def adjust(pool: Pool, demand: Demand, held: int, window: int | None) -> Grant:
     wanted = demand.units(demand.wanted_output)
     if pool.change(wanted - held, window):
         return Grant(wanted, demand.wanted_output, window)
-    free = pool.free_units()
-    output = max(0, _affordable(None if free is None else free + held, demand))
+    # What is held stays held, even where a refund has left less than nothing besides.
+    free = max(0, pool.free_units() or 0)
+    output = max(0, _affordable(free + held, demand))
     units = demand.units(output)
     if units > held and pool.change(units - held, window):
         return Grant(units, output, window)

@@ -60,15 +60,16 @@ def settle(tenant_id: int, window: int, *, held: int, used: int, served: bool) -
 
 
 def free_tokens(tenant_id: int, tiers: Tiers, now_ms: int) -> int | None:
-    """Tell how many tokens can still be held; None where a request cannot be served at all."""
+    """Tell how many tokens the window has left; None where there is no such quota.
+
+    Whether another request may begin is for `take` to say: one that runs may go on.
+    """
     row, limits = find(tenant_id), _limits(tenant_id, tiers)
-    if row is None or limits is None or not is_entitled(row, clock.from_ms(now_ms)):
-        return None
-    over = _is_over(row, now_ms)
-    if limits.requests is not None and not over and row.used_requests >= limits.requests:
+    if row is None or limits is None:
         return None
     if limits.tokens is None:
         return 2**62
+    over = _is_over(row, now_ms)
     return limits.tokens - (0 if over else row.used_tokens + row.held_tokens)
 
 
