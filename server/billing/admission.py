@@ -65,12 +65,11 @@ def adjust(
 
     Gives less output than was wanted where there is not enough. Runs in the writer.
     """
+    if not record.is_open(request_id):
+        return grant  # settled meanwhile: nothing is held any more
     made = holds.adjust(pool, demand, grant.held, grant.window)
-    of_quota = isinstance(pool, Quota)
     grown = made.held - grant.held
-    if not record.note_progress(request_id, progress, grown, of_quota=of_quota):
-        pool.change(-grown, grant.window)  # settled meanwhile: nothing is held any more
-        return grant
+    record.note_progress(request_id, progress, grown, of_quota=isinstance(pool, Quota))
     return made
 
 

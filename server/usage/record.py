@@ -142,8 +142,13 @@ def key_lives(key_id: int, now: datetime) -> bool:
     return database.execute_sql(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
 
 
-def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: bool) -> bool:
-    """Keep what an open request has come to, and add to what it holds; False once it is settled.
+def is_open(request_id: str) -> bool:
+    """Tell whether a request was opened and is not yet settled."""
+    return database.execute_sql(_IS_OPEN, (request_id,)).fetchone() is not None
+
+
+def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: bool) -> None:
+    """Keep what an open request has come to, and add to what it holds.
 
     Where the process is killed, this is what the request is settled at.
     """
@@ -157,7 +162,7 @@ def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: 
         grown if of_quota else 0,
         request_id,
     )
-    return bool(database.execute_sql(_PROGRESS, values).rowcount)
+    database.execute_sql(_PROGRESS, values)
 
 
 def close_request(request_id: str, closing: Closing) -> Held | None:
@@ -217,6 +222,7 @@ UPDATE request SET
 WHERE request_id = ? AND state = 'open'
 RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens
 """
+_IS_OPEN = "SELECT 1 FROM request WHERE request_id = ? AND state = 'open'"
 _PROGRESS = """
 UPDATE request SET
     input_tokens = ?, cache_read_input_tokens = ?, cache_write_5m_tokens = ?,
