@@ -1,11 +1,13 @@
 import re
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from support import books
 from support.books import NOW
 
-from server.billing import verify
-from server.billing.chain import Disagreement
+from server.billing import ledger, prices, pricing, verify
+from server.billing.chain import FIRST, Disagreement, follow
 from server.billing.ledger import COLUMNS
 from server.billing.pricing import Tokens
 from server.billing.verify import Checkpoint
@@ -208,6 +210,51 @@ def test_a_charge_beyond_64_bits_of_arithmetic_is_exact(owner):
     assert run().as_json()["entries"] == 8
     told = found("UPDATE entry SET amount_micros = amount_micros + 1 WHERE seq = 7", forge=True)
     assert "entry 7 (charge req_dear): amount is -30000009999999, its tokens and price 4 ma" in told
+
+
+counts = st.one_of(st.integers(0, 10**6), st.sampled_from([2**40, 2**53, 10**13]))
+rates = st.fixed_dictionaries(
+    dict.fromkeys(books.RATES, st.one_of(st.integers(0, 10**8), st.sampled_from([0, 1, 10**9])))
+)
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    tokens=st.builds(Tokens, counts, counts, counts, counts, counts),
+    rates=rates,
+    long_rates=rates,
+    above=st.sampled_from([0, 1000, 10**6, 2**60]),
+    off_by=st.sampled_from([-1, 0, 1]),
+)
+def test_a_charge_passes_only_if_it_is_the_cost_to_the_micro(
+    store, tokens, rates, long_rates, above, off_by
+):
+    """SQLite's arithmetic and Python's have to agree, also where the one runs out of bits."""
+    owner = books.tenant(f"t{Tenant.select().count()}")
+    long = {f"long_{name}": rate for name, rate in long_rates.items()}
+    number = books.price(**rates, long_above_tokens=above, **long)
+    cost = pricing.cost_micros(prices.by_number(number), tokens) + off_by
+    assume(cost > 0)
+    ledger.charge(
+        owner.id,
+        f"req_{number}",
+        cost_micros=cost,
+        held_micros=0,
+        price_number=number,
+        tokens=tokens,
+        extras=None,
+        at=NOW,
+    )
+
+    if off_by:
+        with pytest.raises(Disagreement, match=f"amount is -{cost}, its tokens and price"):
+            follow(owner, FIRST, lambda count: None)
+    else:
+        assert follow(owner, FIRST, lambda count: None).balance_micros == -cost
 
 
 def test_a_checkpoint_is_gone_on_from(owner):
