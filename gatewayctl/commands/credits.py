@@ -144,7 +144,9 @@ def show_ledger(
         )
         entries = (history.as_json(entry, owner.public_id) for entry in found)
         if session.out.for_people and not csv and 0 < limit <= _AS_TABLE:
-            session.out.table(None, credits_output.ledger_table(islice(entries, limit), owner, zone))
+            session.out.table(
+                None, credits_output.ledger_table(islice(entries, limit), owner, zone)
+            )
         else:
             credits_output.stream(session.out, entries, limit or sys.maxsize, csv=csv)
 
@@ -172,7 +174,11 @@ def show_statement(
     if csv and not out.as_json:
         out.text(made.as_csv())
         return
-    table = credits_output.statement_table(made, owner) if out.for_people else Table(COLUMNS, made.table())
+    table = (
+        credits_output.statement_table(made, owner)
+        if out.for_people
+        else Table(COLUMNS, made.table())
+    )
     out.table(made.as_json(), table)
 
 
