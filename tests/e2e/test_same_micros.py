@@ -1,0 +1,170 @@
+"""What the same tokens cost: one figure, whatever the route, the protocol and the form."""
+
+import json
+
+import pytest
+from support.gateways import started
+from support.priced import CLASSES, PATHS, asked, check_books, config, priced, settled
+from support.raw_upstream import EVENTS, chunked, sized, upstream
+from support.wires import COMPLETION, MESSAGE, ROOTS, run
+
+from server.tenants import keys
+
+PRICE = """{input: "4.01", output: "20.03", cache_read: "0.41", cache_write_5m: "5.07",
+    cache_write_1h: "8.09"}"""
+TOKENS = {"input_tokens": 25, "cache_read_input_tokens": 2001, "cache_write_5m_tokens": 61}
+TOKENS |= {"cache_write_1h_tokens": 0, "output_tokens": 43}
+MICROS = -(-(25 * 4_010_000 + 2001 * 410_000 + 61 * 5_070_000 + 43 * 20_030_000) // 1_000_000)
+WEIGHED = -(-(25 * 100 + 2001 * 10 + 61 * 125 + 43 * 100) // 100)  # quota_weights' defaults
+MESSAGES_USAGE = {
+    "input_tokens": 25,
+    "cache_read_input_tokens": 2001,
+    "cache_creation_input_tokens": 61,
+    "output_tokens": 43,  # 7 of them thinking
+    "output_tokens_details": {"thinking_tokens": 7},
+}
+CHAT_USAGE = {
+    "prompt_tokens": 25 + 2001 + 61,
+    "completion_tokens": 43,
+    "total_tokens": 25 + 2001 + 61 + 43,
+    "prompt_tokens_details": {"cached_tokens": 2001, "cache_write_tokens": 61},
+    "completion_tokens_details": {"reasoning_tokens": 7},
+}
+FORMS = [(protocol, stream) for protocol in PATHS for stream in (False, True)]
+
+
+def _messages_stream():
+    begun = MESSAGES_USAGE | {"output_tokens": 1}
+    text = {"type": "text_delta", "text": "hello"}
+    events = [
+        {"type": "message_start", "message": MESSAGE | {"content": [], "usage": begun}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        {"type": "content_block_delta", "index": 0, "delta": text},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": MESSAGES_USAGE},
+        {"type": "message_stop"},
+    ]
+    lines = (f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events)
+    return [EVENTS, chunked(*(each.encode() for each in lines))]
+
+
+def _chat_stream():
+    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    said = {"index": 0, "delta": {"role": "assistant", "content": "hello"}, "finish_reason": None}
+    over = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    data = [
+        json.dumps(chunk | {"choices": [said]}),
+        json.dumps(chunk | {"choices": [over]}),
+        json.dumps(chunk | {"choices": [], "usage": CHAT_USAGE}),
+        "[DONE]",
+    ]
+    return [EVENTS, chunked(*(f"data: {each}\n\n".encode() for each in data))]
+
+
+def _answers():
+    """Give the script of each form's answer."""
+    return {
+        ("anthropic", False): [sized(json.dumps(MESSAGE | {"usage": MESSAGES_USAGE}).encode())],
+        ("anthropic", True): _messages_stream(),
+        ("openai", False): [sized(json.dumps(COMPLETION | {"usage": CHAT_USAGE}).encode())],
+        ("openai", True): _chat_stream(),
+    }
+
+
+def _config(url):
+    return f"""
+upstreams:
+  a: {{protocol: anthropic, base_url: "{url}", api_key: "sk-fake-upstream-key"}}
+  b: {{protocol: openai, base_url: "{url}", api_key: "sk-fake-upstream-key"}}
+models:
+  m: {{targets: [{{upstream: a, model: m}}, {{upstream: b, model: m}}], price: {PRICE}}}
+tiers: {{team: {{name: Team, price_cents: 0, quota_tokens: 100000000}}}}
+"""
+
+
+@pytest.mark.parametrize("hold", ["incremental", "strict"])
+@pytest.mark.parametrize("billing", keys.Billing)
+def test_the_same_usage_is_the_same_micros_or_quota_everywhere(tmp_path, billing, hold):
+    of_quota = billing is keys.Billing.SUBSCRIPTION
+    roots = [root for root in ROOTS if not (of_quota and root == "/v1")]
+    answers = _answers()
+
+    async def scenario():
+        scripts = [answers[form] for _ in roots for form in FORMS]
+        async with upstream(*scripts) as there:
+            text = _config(there.url) + f"billing: {{hold: {hold}}}\n"
+            async with started(tmp_path, text, usd=5) as gateway:
+                _, secret = await gateway.mint(billing=billing)
+                async with gateway.client(secret) as client:
+                    for root in roots:
+                        for protocol, stream in FORMS:
+                            path = root + PATHS[protocol].removeprefix("/v1")
+                            reply = await client.post(path, json=asked("m", stream=stream))
+                            assert reply.status_code == 200, (path, reply.text)
+                await settled(gateway)
+
+    run(scenario)
+
+    rows = check_books(tmp_path)
+    assert len(rows) == len(roots) * len(FORMS)
+    for row in rows:
+        assert {each: row[each] for each in CLASSES} == TOKENS
+    assert {row["cost_micros"] for row in rows} == {0 if of_quota else MICROS}
+    assert {row["quota_tokens"] for row in rows} == {WEIGHED if of_quota else 0}
+
+
+TOOL = {
+    "type": "object",
+    "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
+    "required": ["path", "content"],
+}
+WRITE = [{"role": "user", "content": "Create a file hello.txt containing hi"}]
+FUNCTION = {"type": "function", "function": {"name": "Write", "parameters": TOOL}}
+KINDS = {
+    ("anthropic", "thinking"): {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+    ("anthropic", "hidden"): {"thinking": {"type": "adaptive", "display": "omitted"}},
+    ("anthropic", "tool"): {
+        "messages": WRITE,
+        "tools": [{"name": "Write", "input_schema": TOOL}],
+    },
+    ("openai", "thinking"): {"reasoning_effort": "high"},
+    ("openai", "tool"): {"messages": WRITE, "tools": [FUNCTION]},
+}
+
+
+def test_thoughts_and_tool_calls_cost_the_same_in_one_piece_and_streamed(tmp_path):
+    """Each is asked three times, as the demo caches like a provider: the first one fills it."""
+    roots = ("/v1", "/claudecode/v1", "/cursor")
+    text = config(models=priced("m", "demo-smart", PRICE))
+
+    async def scenario():
+        told = {}
+        async with started(tmp_path, text, usd=5) as gateway, gateway.client() as client:
+            for root in roots:
+                for (protocol, kind), more in KINDS.items():
+                    for turn, stream in enumerate((False, False, True)):
+                        body = asked("m", **{"stream": stream, "max_tokens": 2000, **more})
+                        path = root + PATHS[protocol].removeprefix("/v1")
+                        reply = await client.post(path, json=body)
+                        assert reply.status_code == 200, (path, reply.text)
+                        told[reply.headers["request-id"]] = (root, protocol, kind, turn)
+            await settled(gateway)
+            return told, [*gateway.running.demo.journal.entries]
+
+    told, calls = run(scenario)
+
+    rows = {told[row["request_id"]]: row for row in check_books(tmp_path)}
+    usages = {told[call.request_id]: call.usage for call in calls}
+    assert len(rows) == len(usages) == len(roots) * len(KINDS) * 3
+    for (root, protocol, kind, turn), usage in usages.items():
+        row = rows[root, protocol, kind, turn]
+        assert {each: row[each] for each in CLASSES} == {
+            each: getattr(usage, each) for each in CLASSES
+        }
+        assert kind == "tool" or protocol == "openai" or usage.thinking_tokens > 0
+        if turn:
+            assert row["cost_micros"] == rows[root, protocol, kind, 1]["cost_micros"] > 0
+    assert {row["stop_reason"] for (*_, kind, _), row in rows.items() if kind == "tool"} == {
+        "tool_use",
+        "tool_calls",
+    }
