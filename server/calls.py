@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from server.billing.allowance import Limits, Weights, limits_of
 from server.billing.pricing import Price
@@ -62,8 +62,7 @@ class Rules:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """An inference request as it came: who, on which route, with which headers and bytes."""
 
     caller: Caller
@@ -74,8 +73,7 @@ class Call:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What will be sent where, and what it costs; `fields` are the payload's.
 
     A free model has no price. `extras` is what the request asks for that changes the bill.

@@ -1,9 +1,9 @@
 """What a request may hold, read from the config, its key and its own limits. Pure."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from msgspec import Struct
 
 from server.billing.holds import Money, Pool, Quota
 from server.billing.scales import InMicros, InQuota, Scale
@@ -15,8 +15,7 @@ ROUGH_LIMIT_BYTES = 128 * 1024
 PREAMBLE_TOKENS = 1024  # what a provider adds of its own: how to use tools, and the like
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a request may hold, and how its hold grows; outputs are of all choices together."""
 
     pool: Pool | None  # None: a free model, nothing is held

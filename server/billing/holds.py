@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+from msgspec import Struct
+
 from server import clock
 from server.billing import ledger, quota
 from server.billing.allowance import Tiers
 from server.billing.money import dollars
 from server.errors import InsufficientBalance, QuotaExceeded, SubscriptionInactive
-from server.store.models import database
+from server.store.statements import execute
 
 Refusal: TypeAlias = InsufficientBalance | QuotaExceeded | SubscriptionInactive
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(Struct, frozen=True):
     """What a request wants set aside: the units that each length of output needs, and which.
 
     `units` rises with the output; a unit is a micro or a weighted token. Less than
@@ -33,8 +34,7 @@ class Demand:
     least_output: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     """What was set aside, and the output that it pays for; `window` is a quota's."""
 
     held: int
@@ -72,7 +72,7 @@ class Money:
 
     def change(self, units: int, window: int | None) -> bool:  # noqa: ARG002 - money has none
         least = units if units > 0 else None
-        cursor = database.execute_sql(_HOLD, (units, self.tenant_id, least, least))
+        cursor = execute(_HOLD, (units, self.tenant_id, least, least))
         return bool(cursor.rowcount)
 
     def free_units(self) -> int | None:

@@ -14,7 +14,7 @@ from server import clock
 from server.billing.money import dollars
 from server.billing.pricing import Tokens
 from server.errors import InsufficientBalance, NotFound
-from server.store.models import database
+from server.store.statements import execute
 
 GENESIS = bytes(32)  # the hash before a tenant's first entry
 NO_DETAIL = (None,) * 7  # only charges have a price and tokens
@@ -70,7 +70,7 @@ class Balance:
 
 def balance_of(tenant_id: int) -> Balance:
     """Read a tenant's balance; one row, however long its ledger is."""
-    row = database.execute_sql(_BALANCE, (tenant_id,)).fetchone()
+    row = execute(_BALANCE, (tenant_id,)).fetchone()
     if row is None:
         raise NotFound("There is no such tenant.")
     return Balance(*row)
@@ -92,10 +92,10 @@ def post(
     Raises:
         InsufficientBalance: it would take more than is available, and may not.
     """
-    if database.execute_sql(_POSTED, (kind.value, ref)).fetchone() is not None:
+    if execute(_POSTED, (kind.value, ref)).fetchone() is not None:
         return None
     least = None if may_overdraw or amount_micros >= 0 else -amount_micros
-    moved = database.execute_sql(_MOVE, (amount_micros, tenant_id, least, least)).fetchone()
+    moved = execute(_MOVE, (amount_micros, tenant_id, least, least)).fetchone()
     if moved is None:
         left = balance_of(tenant_id)
         raise InsufficientBalance(
@@ -121,7 +121,7 @@ def charge(
 
     The entry carries what the cost was computed from. A request that cost nothing leaves none.
     """
-    moved = database.execute_sql(_SETTLE, (cost_micros, held_micros, tenant_id)).fetchone()
+    moved = execute(_SETTLE, (cost_micros, held_micros, tenant_id)).fetchone()
     if cost_micros:
         detail = (
             price_number,
@@ -156,7 +156,7 @@ def _append(
     created_by: str | None,
     reason: str | None,
 ) -> Entry:
-    row = database.execute_sql(_LAST, (tenant_id,)).fetchone()
+    row = execute(_LAST, (tenant_id,)).fetchone()
     last_seq, last_hash, last_at = row or (0, GENESIS, 0)
     # A clock that was set back must not break the order, which statements search by.
     seq, at_ms = last_seq + 1, max(clock.to_ms(at), last_at)
@@ -165,7 +165,7 @@ def _append(
         *(*detail, created_by, reason),
     )
     columns = SEPARATOR.join(["" if value is None else str(value) for value in values])
-    database.execute_sql(_APPEND, (*values, hash_of(last_hash, columns)))
+    execute(_APPEND, (*values, hash_of(last_hash, columns)))
     return Entry(tenant_id, seq, kind, ref, amount, balance_after, clock.from_ms(at_ms))
 
 

@@ -3,7 +3,7 @@
 A window opens at the first use after the one before has ended, and has a number: a hold belongs
 to the window that it was opened in, and one that ends after the next has opened touches neither.
 No job resets anything. Where the clock was set back, the open window begins now and keeps what
-was used. Times are milliseconds since 1970.
+was used. A window begins on a whole second, as times are shown. Times are milliseconds since 1970.
 """
 
 import math
@@ -12,9 +12,10 @@ from datetime import datetime
 from server import clock
 from server.billing.allowance import Limits, Tiers
 from server.billing.pricing import QUOTA_WINDOW_S
-from server.billing.subscriptions import ENTITLED, find, is_entitled
+from server.billing.subscriptions import ENTITLED, ON, find, is_entitled
 from server.errors import QuotaExceeded, SubscriptionInactive
-from server.store.models import Subscription, database
+from server.store.models import Subscription
+from server.store.statements import execute
 
 WINDOW_MS = QUOTA_WINDOW_S * 1000
 
@@ -29,13 +30,14 @@ def take(tenant_id: int, tokens: int, tiers: Tiers, now_ms: int) -> int | None:
         return None
     values = {
         "now": now_ms,
+        "second": now_ms - now_ms % 1000,
         "ended": now_ms - WINDOW_MS,
         "tokens": tokens,
         "limit_tokens": limits.tokens,
         "limit_requests": limits.requests,
         "tenant": tenant_id,
     }
-    row = database.execute_sql(_TAKE, values).fetchone()
+    row = execute(_TAKE, values).fetchone()
     return None if row is None else int(row[0])
 
 
@@ -44,7 +46,7 @@ def change(tenant_id: int, tokens: int, window: int | None, tiers: Tiers) -> boo
     limits = _limits(tenant_id, tiers) if tokens > 0 else None
     limit = None if limits is None else limits.tokens
     values = {"tokens": tokens, "window": window, "limit": limit, "tenant": tenant_id}
-    return bool(database.execute_sql(_CHANGE, values).rowcount)
+    return bool(execute(_CHANGE, values).rowcount)
 
 
 def settle(tenant_id: int, window: int, *, held: int, used: int, served: bool) -> None:
@@ -56,7 +58,7 @@ def settle(tenant_id: int, window: int, *, held: int, used: int, served: bool) -
         "tenant": tenant_id,
         "window": window,
     }
-    database.execute_sql(_SETTLE, values)
+    execute(_SETTLE, values)
 
 
 def free_tokens(tenant_id: int, tiers: Tiers, now_ms: int) -> int | None:
@@ -105,7 +107,7 @@ def in_words(seconds: int) -> str:
 
 
 def _limits(tenant_id: int, tiers: Tiers) -> Limits | None:
-    row = database.execute_sql(_TIER, (tenant_id,)).fetchone()
+    row = execute(_TIER, (tenant_id,)).fetchone()
     return None if row is None else tiers.get(row[0])
 
 
@@ -114,13 +116,15 @@ def _what_is_missing(row: Subscription | None, limits: Limits | None) -> str:
         return "There is no subscription."
     if limits is None:
         return f"The tier {row.tier} is not offered any more."
-    return f"The subscription is {'over' if row.status == 'active' else row.status}."
+    return f"The subscription is {'over' if row.status in ON else row.status}."
 
 
 def _what_is_used_up(row: Subscription | None, tokens: int, limits: Limits) -> str:
     used_requests = 0 if row is None else row.used_requests
     if limits.requests is not None and used_requests >= limits.requests:
         return f"The quota of {limits.requests:,} requests in 24 hours is used up."
+    if limits.tokens is None:
+        return "The quota has changed just now."
     used = 0 if row is None else row.used_tokens
     held = 0 if row is None else row.held_tokens
     return (
@@ -139,7 +143,7 @@ _OVER = "(window_started_at IS NULL OR window_started_at <= :ended)"
 _TAKE = f"""
 UPDATE subscription SET
     quota_window = quota_window + {_OVER},
-    window_started_at = CASE WHEN {_OVER} THEN :now ELSE min(window_started_at, :now) END,
+    window_started_at = CASE WHEN {_OVER} THEN :second ELSE min(window_started_at, :second) END,
     used_tokens = CASE WHEN {_OVER} THEN 0 ELSE used_tokens END,
     held_tokens = CASE WHEN {_OVER} THEN 0 ELSE held_tokens END + :tokens,
     used_requests = CASE WHEN {_OVER} THEN 0 ELSE used_requests END + 1

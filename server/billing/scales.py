@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from msgspec import Struct
+
 from server.billing import pricing
 from server.billing.allowance import Weights
 from server.billing.pricing import Price, Tokens
@@ -13,8 +15,7 @@ from server.protocols.extras import Extras
 Units = Callable[[int], int]  # output tokens -> units
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(Struct, frozen=True):
     """What a request came to: micros of the balance, or weighted tokens of the quota."""
 
     cost_micros: int = 0
@@ -56,8 +57,7 @@ class InMicros:
         return units
 
     def exact(self, tokens: Tokens) -> Units:
-        worst_uses = {name: most or pricing.DEFAULT_USES for name, most in self.extras.uses}
-        extras = pricing.billed_extras(self.extras, worst_uses, {})
+        extras = pricing.worst_extras(self.price, self.extras)
 
         def units(output_tokens: int) -> int:
             known = replace(tokens, output=output_tokens)

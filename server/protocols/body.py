@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols import Protocol
@@ -28,8 +27,7 @@ KNOWN_NAMES = frozenset(
 Value = TypeVar("Value")
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """A request body: its raw top level, and the few fields that the gateway acts on.
 
     `max_tokens` is the largest limit named, None where none is. `choices` is Chat's `n`.

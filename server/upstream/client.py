@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from server.config.schema import Target, Timeouts, Upstream
 from server.errors import GatewayError, InvalidRequest
 from server.protocols import Protocol
@@ -40,8 +42,7 @@ class Endpoint:
     proxy: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Dispatch:
+class Dispatch(Struct, frozen=True):
     """A request as it leaves: where to, in which protocol, with which headers and bytes."""
 
     target: Target

@@ -1,11 +1,12 @@
 """The row of one dispatched request: opened before a byte goes upstream, closed exactly once."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from msgspec import Struct
+
 from server import clock
-from server.store.models import database
+from server.store.statements import execute
 
 
 class Outcome(StrEnum):
@@ -18,8 +19,7 @@ class Outcome(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(Struct, frozen=True):
     """What is known of a request before it leaves; named as the columns of `Request`.
 
     `input_estimate` stands in for the input tokens until the upstream tells them.
@@ -46,8 +46,7 @@ class Opening:
     agent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(Struct, frozen=True):
     """How a request went; named as the columns of `Request`.
 
     Token classes do not overlap, and `estimated` says that one of them was guessed. `cost_micros`
@@ -73,8 +72,7 @@ class Closing:
     anomaly: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(Struct, frozen=True):
     """What an open request has come to so far; named as the columns of `Request`."""
 
     input_tokens: int
@@ -84,8 +82,7 @@ class Progress:
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """What a request's row says of its hold: `window` is None where it is money or nothing."""
 
     tenant_id: int
@@ -105,7 +102,7 @@ def open_request(
     stored at once, so that a crash leaves a fair figure behind.
     """
     started_ms = clock.to_ms(opening.started_at)
-    cursor = database.execute_sql(
+    cursor = execute(
         _OPEN,
         (
             opening.request_id,
@@ -139,12 +136,12 @@ def open_request(
 
 def key_lives(key_id: int, now: datetime) -> bool:
     """Tell whether a key is neither revoked nor expired."""
-    return database.execute_sql(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
+    return execute(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
 
 
 def is_open(request_id: str) -> bool:
     """Tell whether a request was opened and is not yet settled."""
-    return database.execute_sql(_IS_OPEN, (request_id,)).fetchone() is not None
+    return execute(_IS_OPEN, (request_id,)).fetchone() is not None
 
 
 def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: bool) -> None:
@@ -162,7 +159,7 @@ def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: 
         grown if of_quota else 0,
         request_id,
     )
-    database.execute_sql(_PROGRESS, values)
+    execute(_PROGRESS, values)
 
 
 def close_request(request_id: str, closing: Closing) -> Held | None:
@@ -171,7 +168,7 @@ def close_request(request_id: str, closing: Closing) -> Held | None:
     By our own id and not the row's: a request can be cancelled while its opening is still
     queued, and the store runs jobs in order, so this finds the row that the caller never saw.
     """
-    cursor = database.execute_sql(
+    cursor = execute(
         _CLOSE,
         (
             closing.upstream_request_id,

@@ -89,6 +89,7 @@ class _Messages:
         self.ended = False
         self.block = None  # (type, tool's name, fragments of its arguments)
         self.indices = 0
+        self.torn = False
 
     def take(self, event):
         kind = event["type"]
@@ -169,7 +170,11 @@ class _Messages:
         _require(event.get("index") == self.indices, f"stop of block {event.get('index')}")
         kind, name, arguments = self.block
         if kind == "tool_use":
-            self.said.tools.append((name, _object("".join(arguments) or "{}")))
+            _require(not self.torn, "a tool call behind one whose arguments are torn")
+            try:
+                self.said.tools.append((name, _object("".join(arguments) or "{}")))
+            except BrokenStreamError:
+                self.torn = True  # so it is where the token limit was reached in a call
         self.block = None
         self.indices += 1
 
@@ -178,6 +183,7 @@ class _Messages:
         _require(self.said.stop_reason is None, "a second message_delta")
         reason = event["delta"].get("stop_reason")
         _require(reason in STOP_REASONS, f"stop reason {reason!r}")
+        _require(not self.torn or reason == "max_tokens", f"torn arguments, and {reason!r}")
         _require((reason != "tool_use") or bool(self.said.tools), "tool_use without a tool")
         _require((reason != "end_turn") or not self.said.tools, "end_turn with tools")
         _require("stop_sequence" in event["delta"], "message_delta without stop_sequence")

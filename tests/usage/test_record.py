@@ -1,7 +1,7 @@
-from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from server.store.models import Request
 from server.usage.record import (
