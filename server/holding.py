@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from contextlib import suppress
 
 from server import clock, rows
 from server.billing import admission
@@ -97,6 +96,7 @@ class Hold:
         self._known: Tokens | None = None
         self._seen = self._unseen = 0
         self._job: asyncio.Task[None] | None = None
+        self._failure: StoreUnavailable | None = None  # of the last try to fit the hold
 
     async def place(self) -> bytes:
         """Hold what the request needs, and give the body to send: its limit may be lower.
@@ -261,7 +261,9 @@ class Hold:
         if left_s <= 0 or not self._is_worth_waiting(refusal):
             self._cut(refusal)
             return False
-        await self._holds.wait_freed(self._call.caller.tenant_id, left_s)
+        # Nobody says when the store works again.
+        wait_s = left_s if self._failure is None else min(left_s, LOOK_EVERY_S)
+        await self._holds.wait_freed(self._call.caller.tenant_id, wait_s)
         return True
 
     def _cut(self, refusal: GatewayError) -> None:
@@ -272,13 +274,14 @@ class Hold:
         self._following.cut(usage, self._seen, refusal)
 
     async def _fit(self) -> bool:
-        """Hold what the request has come to and a slice more; False if there was not enough."""
+        """Hold what the request has come to and a slice more; False if not all of it could be."""
         terms, before = self._terms, self._grant
         covered = wanted = before.output_tokens
         if terms.grows:
             wanted = max(covered, min(terms.most_output, self._spent + terms.slice_tokens))
         demand = Demand(self._units, wanted, wanted)
-        with suppress(StoreUnavailable):  # what is held already still pays for something
+        self._failure = None
+        try:
             self._grant = await self._holds.store.write(
                 admission.adjust,
                 self._call.request_id,
@@ -287,6 +290,8 @@ class Hold:
                 before,
                 self._progress(),
             )
+        except StoreUnavailable as err:  # what is held already still pays for something
+            self._failure = err
         if self._grant.held < before.held:
             self._holds.freed(self._call.caller.tenant_id)
         self._seen = max(self._seen, self._following.delivered_tokens)
@@ -299,6 +304,8 @@ class Hold:
         )
 
     async def _refusal(self) -> Refusal | StoreUnavailable:
+        if self._failure is not None:  # there may be enough; nobody is told that there is not
+            return self._failure
         wanted = self._units(self._spent + 1)
         try:
             return await self._holds.store.read(self._pool.refusal, wanted)
