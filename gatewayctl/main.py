@@ -1,21 +1,19 @@
 """The command `gatewayctl`: its nouns, and how it ends."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 
-from gatewayctl.exits import CommandError, ExitStatus, as_failure
+from gatewayctl.ending import status_of
+from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import global_options
-from gatewayctl.output import line
+from gatewayctl.output import line, prepare_streams
 from gatewayctl.session import Session
-from server.errors import ConfigError, GatewayError
 
 Command = TyperCommand | TyperGroup
 
@@ -52,25 +50,18 @@ class Nouns(TyperGroup):
 def run(argv: Sequence[str] | None = None) -> int:
     """Run one command line and give its exit code; bugs are left to crash."""
     session = Session()
-    _have_streams()
-    _accept_any_locale()
+    prepare_streams()
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    try:
-        ended = _command().main(words, "gatewayctl", standalone_mode=False, obj=session)
-    except (GatewayError, ConfigError) as err:
-        failure = as_failure(err)
-    except CommandError as err:
-        failure = err
-    except TyperException as err:
-        failure = _misuse(err)
-    except OSError as err:  # a file that cannot be read or written
-        place = "" if err.filename is None else f"{err.filename}: "
-        failure = CommandError(f"{place}{err.strerror or err}", code="io_error")
-    else:
-        return int(ended or ExitStatus.OK)
-    session.out.as_json |= "--json" in words  # a usage error can come before it is read
-    session.out.error(str(failure), code=failure.code, hint=failure.hint)
-    return failure.status
+
+    def command() -> int | None:
+        try:
+            ended = _command().main(words, "gatewayctl", standalone_mode=False, obj=session)
+        except TyperException as err:
+            session.out.as_json |= "--json" in words  # a usage error can come before it is read
+            raise _misuse(err) from err
+        return cast("int | None", ended)
+
+    return status_of(session, command)
 
 
 def load_noun(noun: str) -> Command:
@@ -89,19 +80,6 @@ def _command() -> Command:
     command = cast("Command", typer.main.get_command(app))
     command.params.extend(global_options())
     return command
-
-
-def _have_streams() -> None:
-    """Write to nowhere where a stream was closed from the start: Python has None for it."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
-
-
-def _accept_any_locale() -> None:
-    """Print `?` for what the terminal's encoding lacks, where Python would fail."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _show_version(value: bool) -> None:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:  # rich is slow to import, and a piped command never needs it
@@ -122,6 +123,19 @@ class Output:
         line(f"error: {message}", sys.stderr)
         if hint:
             line(f"hint: {hint}", sys.stderr)
+
+
+def prepare_streams() -> None:
+    """Have two streams that take any text.
+
+    Where one was closed from the start, for which Python has None, it leads to nowhere; what its
+    encoding lacks is written as `?`, where Python would fail.
+    """
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def line(text: str, stream: TextIO | None = None) -> None:

@@ -54,13 +54,14 @@ ROWS = {
     "gatewayctl.options": "errors store exits session",
     "gatewayctl.welcome": "billing",
     "gatewayctl.bootstrap": "config store presets tenants billing session",
-    "gatewayctl.serving": "lifecycle exits session",
+    "gatewayctl.ending": "errors exits session",
+    "gatewayctl.serving": "config store lifecycle output exits session ending",
     "gatewayctl.syncing": "clock config store billing.stripe exits session",
     "gatewayctl.commands": (
         "errors clock config protocols store routing presets tenants usage billing upstream.demo "
         "lifecycle output exits spans reach session options welcome bootstrap serving syncing"
     ),
-    "gatewayctl.main": "errors output exits session options",
+    "gatewayctl.main": "output exits session options ending",
 }
 
 # Each row: a third party, and where it may be imported.

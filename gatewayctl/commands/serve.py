@@ -3,9 +3,8 @@
 import typer
 
 from gatewayctl.options import HostOption, PortOption, noun
-from gatewayctl.serving import serving
+from gatewayctl.serving import become_server
 from gatewayctl.session import Session
-from server.config.load import load
 
 app = noun("Run the gateway.")
 
@@ -16,22 +15,4 @@ def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = Non
 
     A second signal ends it at once.
     """
-    from server import lifecycle
-    from server.store import migrate
-
-    session = Session.of(ctx)
-    settings = load(session.find_config())
-
-    def ready(gateway: lifecycle.Running) -> None:
-        document = {"object": "gateway", "url": gateway.url, "log": str(settings.log_path)}
-        session.warn(gateway.warnings)
-        session.out.lines(document, ())
-        session.out.note(f"Serving at {gateway.url}; the log is {settings.log_path}.")
-
-    with serving():
-        if migrate.check(settings.database_path) is migrate.SchemaState.MISSING:
-            migrate.require_current(settings.database_path)
-        status = lifecycle.serve(
-            settings, host=host, port=port, ready=ready, draining=session.tell_draining
-        )
-    raise typer.Exit(status)
+    become_server(Session.of(ctx), host, port)

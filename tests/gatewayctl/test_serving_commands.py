@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -297,15 +298,31 @@ def test_serve_leaves_a_database_that_it_cannot_migrate_as_it_was(
     assert not [*home.glob("gateway.db-*")]
 
 
-def test_serve_refuses_to_start_without_an_upstreams_key(cli, ready, config):
+def test_serve_refuses_to_start_without_an_upstreams_key(start, ready, config):
     config("  demo:\n", '  there:\n    protocol: openai\n    base_url: "http://127.0.0.1:9"\n'
            '    api_key: "${THERE_KEY}"\n  demo:\n')  # fmt: skip
     config("upstream: demo, model: demo-smart", "upstream: there, model: some")
 
-    done = cli("serve")
+    server = start("serve")
+    server.process.wait(PATIENCE_S)
 
-    assert done.code == 2
-    assert "upstreams.there.api_key" in done.err
+    assert server.stop() == 2
+    assert "upstreams.there.api_key" in "".join(server.err)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_server_does_not_carry_what_the_command_line_needed(start, ready):
+    """Typer brings pydantic: nine megabytes for as long as the gateway runs."""
+    server = start("serve", "--port", "0", "--json")
+    server.document()
+
+    mapped = Path(f"/proc/{server.process.pid}/maps").read_text()
+    words = Path(f"/proc/{server.process.pid}/cmdline").read_text()
+    server.stop()
+
+    assert "httptools" in mapped
+    assert "pydantic" not in mapped
+    assert words.split("\0")[1:4] == ["-P", "-m", "gatewayctl.serving"]
 
 
 def test_serving_beyond_this_machine_without_tls_is_worth_a_warning(start, ready):

@@ -1,0 +1,22 @@
+"""How a command line ends: what was raised, told on stderr, becomes the exit code."""
+
+from collections.abc import Callable
+
+from gatewayctl.exits import CommandError, ExitStatus, as_failure
+from gatewayctl.session import Session
+from server.errors import ConfigError, GatewayError
+
+
+def status_of(session: Session, run: Callable[[], int | None]) -> int:
+    """Run `run` and give the exit code; what it could not do is told. Bugs are left to crash."""
+    try:
+        return int(run() or ExitStatus.OK)
+    except (GatewayError, ConfigError) as err:
+        failure = as_failure(err)
+    except CommandError as err:
+        failure = err
+    except OSError as err:  # a file that cannot be read or written
+        place = "" if err.filename is None else f"{err.filename}: "
+        failure = CommandError(f"{place}{err.strerror or err}", code="io_error")
+    session.out.error(str(failure), code=failure.code, hint=failure.hint)
+    return failure.status
