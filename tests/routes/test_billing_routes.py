@@ -378,17 +378,18 @@ def test_with_all_webhooks_lost_the_gateway_finds_out_by_itself(tmp_path, fake):
                 act = fake.pay if session["mode"] == "payment" else fake.subscribe
                 act(session["id"])
 
-            async def has_both():
-                shown = (await client.get("/tenant/subscription")).json()
-                return shown["status"] == "active" and await _topups(gateway)
+            async def bought():
+                rows = [*await _rows(gateway, Topup), *await _rows(gateway, Checkout)]
+                return [row["state"] for row in rows] == ["paid", "complete"]
 
-            credited = await until(has_both)
-            return credited, await _rows(gateway, Topup), await _rows(gateway, Checkout)
+            await until(bought)
+            shown = await client.get("/tenant/subscription")
+            return await _topups(gateway), shown.json()
 
-    credited, (topup,), (checkout,) = run(scenario)
+    credited, subscription = run(scenario)
 
-    assert (topup["state"], checkout["state"]) == ("paid", "complete")
     assert credited == [25 * USD]
+    assert (subscription["tier"], subscription["status"]) == ("team", "active")
 
 
 def test_stripe_out_of_reach_stops_neither_start_nor_requests(tmp_path, fake):
