@@ -23,11 +23,20 @@ class Tracker:
 
     def feed(self, whole_events: bytes) -> None:
         """Take note of one or more whole events; never raises, whatever they hold."""
-        if not self._may_tell(whole_events):
+        at = self._next_telling(whole_events, 0)
+        if at < 0:
             return
-        for piece in sse.pieces(whole_events):
-            if self._may_tell(piece):
-                self._read_event(sse.fields(piece)[1])
+        if b"\r" in whole_events:
+            for piece in sse.pieces(whole_events):
+                if self._next_telling(piece, 0) >= 0:
+                    self._read_event(sse.fields(piece)[1])
+            return
+        while at >= 0:
+            begin = whole_events.rfind(b"\n\n", 0, at)
+            end = whole_events.find(b"\n\n", at)
+            piece = whole_events[0 if begin < 0 else begin + 2 : None if end < 0 else end]
+            self._read_event(sse.fields(piece)[1])
+            at = -1 if end < 0 else self._next_telling(whole_events, end + 2)
 
     def ending(self, *, output_tokens: int, usage: Usage, include_usage: bool) -> bytes | None:
         """Give the events that are missing to end the stream; None where it has not begun.
@@ -38,8 +47,8 @@ class Tracker:
         """
         raise NotImplementedError
 
-    def _may_tell(self, events: bytes) -> bool:
-        """Tell whether events, or one of them, may open or end something."""
+    def _next_telling(self, events: bytes, begin: int) -> int:
+        """Find where, from `begin` on, an event may open or end something; -1 where none does."""
         raise NotImplementedError
 
     def _read_event(self, data: bytes) -> None:
@@ -72,8 +81,9 @@ class MessagesTracker(Tracker):
         events.append(_message_event("message_stop"))
         return b"".join(events)
 
-    def _may_tell(self, events: bytes) -> bool:
-        return b'"content_block_st' in events or b'"message_' in events
+    def _next_telling(self, events: bytes, begin: int) -> int:
+        places = (events.find(b'"content_block_st', begin), events.find(b'"message_', begin))
+        return min((place for place in places if place >= 0), default=-1)
 
     def _read_event(self, data: bytes) -> None:
         try:
@@ -119,8 +129,11 @@ class ChatTracker(Tracker):
             events.append(_like(self._first, [], _chat_usage(output_tokens, usage)))
         return b"".join((*events, b"data: [DONE]\n\n"))
 
-    def _may_tell(self, events: bytes) -> bool:
-        return not self._has_open or _TELLING.search(events) is not None
+    def _next_telling(self, events: bytes, begin: int) -> int:
+        if not self._has_open:
+            return begin if begin < len(events) else -1
+        found = _TELLING.search(events, begin)
+        return -1 if found is None else found.start()
 
     def _read_event(self, data: bytes) -> None:
         self._is_over = self._is_over or data == b"[DONE]"
