@@ -86,7 +86,7 @@ def closing(
         cost_micros=bill.cost_micros,
         quota_tokens=bill.quota_tokens,
         extras=bill.extras,
-        anomaly=meter.anomaly,
+        anomaly=meter.anomaly or bill.anomaly,
     )
 
 

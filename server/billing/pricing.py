@@ -146,6 +146,19 @@ def billed_extras(
     return billed | {tool: n for tool, n in uses.items() if n and tool not in FREE_TOOLS}
 
 
+def unpriced(price: Price, extras: Mapping[str, str | int]) -> list[str]:
+    """Name what a bill holds that has no price: a provider may add what nobody asked for."""
+    return [
+        name if isinstance(what, int) else f"{name} {what}"
+        for name, what in extras.items()
+        if (
+            name not in price.uses
+            if isinstance(what, int)
+            else what not in price.factors.get(name, {})
+        )
+    ]
+
+
 def extras_json(extras: Mapping[str, str | int]) -> str | None:
     """Write extras as they are stored: canonical JSON, None for none."""
     return canonical(extras) if extras else None

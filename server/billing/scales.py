@@ -16,11 +16,15 @@ Units = Callable[[int], int]  # output tokens -> units
 
 
 class Bill(Struct, frozen=True):
-    """What a request came to: micros of the balance, or weighted tokens of the quota."""
+    """What a request came to: micros of the balance, or weighted tokens of the quota.
+
+    `anomaly` names what the provider says that it billed and that has no price here.
+    """
 
     cost_micros: int = 0
     quota_tokens: int = 0
     extras: str | None = None
+    anomaly: str | None = None
 
 
 class Scale(Protocol):
@@ -68,7 +72,12 @@ class InMicros:
     def bill(self, tokens: Tokens, uses: Mapping[str, int], settings: Mapping[str, str]) -> Bill:
         extras = pricing.billed_extras(self.extras, uses, settings)
         cost = pricing.cost_micros(self.price, tokens, extras)
-        return Bill(cost_micros=cost, extras=pricing.extras_json(extras))
+        if not extras:
+            return Bill(cost_micros=cost)
+        anomaly = None
+        if unpriced := pricing.unpriced(self.price, extras):
+            anomaly = f"no price for {', '.join(unpriced)}"
+        return Bill(cost_micros=cost, extras=pricing.extras_json(extras), anomaly=anomaly)
 
 
 @dataclass(frozen=True, slots=True)

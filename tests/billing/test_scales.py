@@ -110,3 +110,19 @@ def test_no_use_of_a_quota_is_above_what_was_held(tokens, output):
 
     assert bill == Bill(quota_tokens=scale.exact(tokens)(output))
     assert bill.quota_tokens <= scale.upfront(tokens.total_input, sure=False)(output)
+
+
+def test_what_a_provider_bills_and_nobody_priced_is_told():
+    reported = {"speed": "fast", "inference_geo": "us"}
+
+    bill = InMicros(SMART, NONE).bill(Tokens(input=10), {"code_execution": 2}, reported)
+
+    assert bill.cost_micros == 10 * 4 * 6
+    assert bill.extras == '{"code_execution":2,"inference_geo":"us","speed":"fast"}'
+    assert bill.anomaly == "no price for inference_geo us, code_execution"
+
+
+def test_a_bill_with_every_extra_priced_is_no_anomaly():
+    bill = InMicros(SMART, NONE).bill(Tokens(input=10), {"web_search": 2}, {"speed": "fast"})
+
+    assert (bill.cost_micros, bill.anomaly) == (240 + 20_000, None)
