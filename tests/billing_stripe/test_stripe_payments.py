@@ -22,7 +22,7 @@ def _posts(fake, path):
 
 
 async def _has_asked(fake, name):
-    return fake.calls[-1].name == name
+    return [call for call in fake.calls if call.name == name]
 
 
 async def _state(shop):
@@ -375,6 +375,7 @@ def test_a_stale_answer_is_not_posted_over_a_newer_one(in_shop, fake):
         await shop.tell_all()
         fake.hang(0.3, on="GET /v1/disputes")
         (row,) = await shop.store.read(sessions.in_states, Topup, ["paid"], 1)
+        fake.calls.clear()
         slow = asyncio.create_task(payments.converge(shop.account, row))
         await until(lambda: _has_asked(fake, "GET /v1/disputes"))
         fake.refund(payment, 400)
@@ -387,6 +388,21 @@ def test_a_stale_answer_is_not_posted_over_a_newer_one(in_shop, fake):
 
     assert (between, after) == (6 * USD, 6 * USD)
     assert entries == [("topup", 10 * USD), ("refund", -4 * USD)]
+
+
+def test_what_was_paid_stays_paid(in_shop, fake):
+    """Whatever Stripe may show of the session later."""
+
+    async def scenario(shop):
+        await shop.paid(1000)
+        await shop.tell_all()
+        (session,) = fake.all("checkout.session")
+        session.update(status="expired", payment_status="unpaid")
+        (row,) = await shop.store.read(sessions.in_states, Topup, ["paid"], 1)
+        await payments.converge(shop.account, row)
+        return await shop.entries(), await _state(shop)
+
+    assert in_shop(scenario) == ([("topup", 10 * USD)], [("paid", None)])
 
 
 def test_no_checkout_row_is_made_for_a_topup(in_shop):

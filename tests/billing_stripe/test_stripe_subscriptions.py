@@ -7,7 +7,7 @@ import pytest
 
 from server import clock
 from server.billing import subscriptions
-from server.billing.stripe import checkouts
+from server.billing.stripe import checkouts, subscribed
 from server.errors import BillingNotConfigured, Conflict, InvalidRequest, UpstreamError
 from server.store.models import Checkout, Subscription, Tenant
 
@@ -244,6 +244,43 @@ def test_a_late_word_about_an_old_subscription_does_not_end_the_new_one(in_shop,
     row = in_shop(scenario)
 
     assert (row.tier, row.status) == ("pro", "active")
+
+
+def test_of_several_subscriptions_the_one_that_lives_counts(in_shop, fake):
+    """One may be made, or end, in Stripe's own dashboard, where nothing refuses a second."""
+
+    async def scenario(shop):
+        first = await shop.checkout("team")
+        await shop.store.write(lambda: Checkout.update(state="expired").execute())
+        second = await shop.checkout("pro")
+        first = fake.subscribe(first.session_id)
+        fake.advance(60)
+        second = fake.subscribe(second.session_id)
+        both = await _told(shop)
+        fake.cancel_subscription(second)
+        one = await _told(shop)
+        fake.cancel_subscription(first)
+        return both, one, await _told(shop)
+
+    assert in_shop(scenario) == (("pro", "active"), ("team", "active"), ("pro", "canceled"))
+
+
+def test_what_was_asked_before_a_change_is_not_written_over_it(in_shop, fake):
+    """Server and command line may compare the same customer at once."""
+
+    async def scenario(shop):
+        stripe_id = await _bought(shop)
+        await shop.tell_all()
+        seen = await shop.store.read(subscribed._seen, shop.tenant_id)
+        old = subscribed._that_counts(shop.account, fake.all("subscription"))
+        fake.set_subscription(stripe_id, price="pro")
+        await shop.tell_all()
+        written = await shop.store.write(
+            subscribed._apply, shop.tenant_id, seen, old, clock.now(), is_gone=False
+        )
+        return written, (await shop.subscription()).tier
+
+    assert in_shop(scenario) == (False, "pro")
 
 
 def test_a_deleted_customer_is_detached_and_the_next_purchase_makes_another(in_shop, fake):

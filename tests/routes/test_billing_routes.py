@@ -303,6 +303,7 @@ def test_what_is_not_for_us_is_taken_and_left_alone(tmp_path, fake):
     assert {row["id"]: row["state"] for row in rows} == {
         event["id"]: "ignored" for event in strange
     }
+    assert rows[0]["reason"] == "of the other mode: test and live do not mix"
 
 
 def test_the_person_who_returns_finds_the_money_there_without_any_webhook(tmp_path, fake):
