@@ -1,14 +1,15 @@
 """The inbox and the comparison: what waits, what is given up, what is found without being told."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
 from support.wires import until
 
 from server import clock
-from server.billing.stripe import events, inbox, worker
+from server.billing.stripe import events, inbox, sessions, worker
 from server.billing.stripe.reconcile import reconcile
-from server.errors import UpstreamError
+from server.errors import Internal, Unavailable, UpstreamError
 from server.store.models import StripeCursor, StripeEvent, Topup
 
 USD = 1_000_000
@@ -187,3 +188,56 @@ def test_a_session_that_stripe_no_longer_knows_is_given_up_once(in_shop, fake):
     assert (first, again) == (1, 0)
     assert row["state"] == "quarantined"
     assert row["problem"] == "Stripe refused to show it (resource_missing)"
+
+
+def test_a_session_that_always_fails_does_not_keep_the_others_waiting(in_shop, fake):
+    async def scenario(shop):
+        bad, good = await shop.topup(1000), await shop.topup(2000)
+        fake.pay(good.session_id)
+        fake.fail(503, times=10**6, on=f"GET /v1/checkout/sessions/{bad.session_id}")
+        await reconcile(shop.account)
+        return await shop.entries(), [row["checked_at"] is None for row in await shop.rows(Topup)]
+
+    entries, never_checked = in_shop(scenario)
+
+    assert entries == [("topup", 20 * USD)]
+    assert never_checked == [False, False]
+
+
+def test_a_key_that_may_not_list_events_still_credits_what_was_paid(in_shop, fake):
+    async def scenario(shop):
+        await shop.paid(1000)
+        fake.fail(403, times=10**6, on="GET /v1/events")
+        with pytest.raises(Internal, match="does not accept this gateway"):
+            await reconcile(shop.account)
+        return await shop.entries()
+
+    assert in_shop(scenario) == [("topup", 10 * USD)]
+
+
+def test_a_call_that_is_under_way_is_not_made_a_second_time(in_shop, fake):
+    """Its row has no session yet, and a comparison that asked for it would get in its way."""
+
+    async def scenario(shop):
+        await shop.topup()
+        fake.hang(0.4, on="POST /v1/checkout/sessions")
+        calls = len(fake.calls)
+        slow = asyncio.create_task(shop.topup())
+        await until(lambda: _posted(fake, calls))
+        compared = await reconcile(shop.account)
+        (row,) = [row for row in await shop.rows(Topup) if row["session_id"] is None]
+        found = await shop.store.read(Topup.get_by_id, row["id"])
+        with pytest.raises(Unavailable, match="Stripe is busy"):
+            await sessions.obtain(shop.account, found)
+        await slow
+        return compared, [row["state"] for row in await shop.rows(Topup)]
+
+    compared, states = in_shop(scenario)
+
+    assert compared.sessions == 2
+    assert states == ["open", "open"]
+    assert len(fake.all("checkout.session")) == 2
+
+
+async def _posted(fake, calls):
+    return any(call.name == "POST /v1/checkout/sessions" for call in fake.calls[calls:])

@@ -302,6 +302,34 @@ def test_a_deleted_customer_is_detached_and_the_next_purchase_makes_another(in_s
     assert after not in {None, before}
 
 
+def test_a_customer_that_was_deleted_without_a_word_makes_way_at_the_next_purchase(in_shop, fake):
+    async def scenario(shop):
+        await _bought(shop)
+        await shop.tell_all()
+        (tenant,) = await shop.rows(Tenant)
+        fake.delete_customer(tenant["stripe_customer_id"])
+        topup = await shop.topup()
+        row = await shop.subscription()
+        return topup.state, (row.tier, row.status)
+
+    assert in_shop(scenario) == ("open", ("team", "canceled"))
+    assert len(fake.all("customer")) == 2
+
+
+def test_a_failure_that_stripe_repeats_does_not_stand_in_the_way_of_a_new_checkout(in_shop, fake):
+    """Stripe answers a saved 500 again for as long as the key lives."""
+
+    async def scenario(shop):
+        fake.fail(500, on="POST /v1/checkout/sessions", should_retry=False)
+        for _ in range(2):
+            with pytest.raises(UpstreamError, match="cannot be reached"):
+                await shop.checkout()
+        await shop.checkout()
+        return [row["state"] for row in await shop.rows(Checkout)]
+
+    assert in_shop(scenario) == ["failed", "open"]
+
+
 def test_a_bought_tier_keeps_what_was_used_of_the_quota(in_shop, fake):
     async def scenario(shop):
         stripe_id = await _bought(shop)

@@ -4,11 +4,11 @@ from datetime import datetime
 
 from server import clock
 from server.billing import subscriptions
-from server.billing.stripe import converge, customers, sessions, subscribed
+from server.billing.stripe import converge, sessions, subscribed
 from server.billing.stripe.account import Account
 from server.billing.stripe.client import Fields, Refused
 from server.billing.stripe.customers import Customer
-from server.errors import BillingNotConfigured, Conflict, InvalidRequest
+from server.errors import BillingNotConfigured, Conflict, InvalidRequest, UpstreamError
 from server.store.models import Checkout, Tenant
 
 _SECOND = (
@@ -50,9 +50,8 @@ async def start(
         UpstreamError, Unavailable, Internal: as `client.translated`.
     """
     back = account.url("/billing/return")
-    customer = await customers.ensure(account, tenant_id)
     again = await _end_open_ones(account, tenant_id, tier)
-    await subscribed.sync(account, customer.id)
+    customer = await subscribed.living_customer(account, tenant_id)
     await account.store.read(_refuse_second, tenant_id)
     if again is not None:
         return again
@@ -107,7 +106,14 @@ def as_json(checkout: Checkout) -> dict[str, object]:
 async def _end_open_ones(account: Account, tenant_id: int, tier: str) -> Checkout | None:
     """End the tenant's open sessions; one for `tier` is given back instead."""
     for row in await account.store.read(_open_ones, tenant_id):
-        checkout = await sessions.obtain(account, row)
+        try:
+            checkout = await sessions.obtain(account, row)
+        except UpstreamError:
+            # Nobody was given its URL, and Stripe may repeat the failure for this key all day.
+            await account.store.write(
+                sessions.mark, Checkout, row.id, "failed", problem="Stripe did not answer"
+            )
+            raise
         await converge.look_at(account, "checkout.session", sessions.id_of(checkout))
         still: Checkout = await account.store.read(Checkout.get_by_id, row.id)
         if still.state != "open":

@@ -142,7 +142,7 @@ def translated() -> Iterator[None]:
 
     Raises:
         UpstreamError: Stripe cannot be reached, or fails.
-        Unavailable: Stripe has had too many calls.
+        Unavailable: Stripe has had too many calls, or is still busy with the same one.
         Internal: the key is wrong or may not do this.
         Refused: anything else that Stripe refuses.
     """
@@ -158,6 +158,8 @@ def translated() -> Iterator[None]:
         raise Internal("Stripe does not accept this gateway; its operator must mend that.") from exc
     except (stripe.APIConnectionError, stripe.APIError) as exc:
         _note(exc)
+        if exc.http_status == 409:  # the same is being asked for at this moment
+            raise Unavailable("Stripe is busy; try again shortly.", retry_after_s=5) from exc
         raise UpstreamError("Stripe cannot be reached just now; try again shortly.") from exc
     except stripe.StripeError as exc:
         _note(exc)

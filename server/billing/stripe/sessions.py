@@ -80,6 +80,11 @@ def mark(
     model.update(told).where(model.id == row_id, model.state != "paid").execute()
 
 
+def note_checked(model: type[CheckoutSession], row_id: int, now: datetime) -> None:
+    """Note that a session was to be compared, though it could not be."""
+    model.update({model.checked_at: now}).where(model.id == row_id).execute()
+
+
 def give_up(model: type[CheckoutSession], row_id: int, problem: str) -> None:
     """Put a session that cannot be compared into quarantine, unless it has ended well."""
     told = {model.state: "quarantined", model.problem: problem}

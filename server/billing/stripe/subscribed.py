@@ -9,6 +9,7 @@ from server.billing import subscriptions
 from server.billing.stripe import customers
 from server.billing.stripe.account import Account
 from server.billing.stripe.client import Fields, Refused
+from server.billing.stripe.customers import Customer
 from server.billing.stripe.outcome import DONE, Outcome, ignored, quarantined
 from server.errors import Unavailable
 from server.store.models import Subscription
@@ -58,6 +59,16 @@ async def sync(account: Account, customer_id: str) -> Outcome:
     if told is not None and not told.is_known:
         return quarantined(f"no tier has the Stripe price {told.tier}")
     return DONE
+
+
+async def living_customer(account: Account, tenant_id: int) -> Customer:
+    """Give the tenant's customer, with what it subscribes to as Stripe has it now.
+
+    One that was deleted there makes way for a new one. Raises as `sync`.
+    """
+    customer = await customers.ensure(account, tenant_id)
+    await sync(account, customer.id)
+    return await customers.ensure(account, tenant_id)
 
 
 async def _fetch(account: Account, customer_id: str) -> list[Fields]:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from server import clock
 from server.billing.pricing import TOPUP
-from server.billing.stripe import customers, sessions
+from server.billing.stripe import sessions, subscribed
 from server.billing.stripe.account import Account
 from server.billing.stripe.client import Fields
 from server.billing.stripe.customers import Customer
@@ -39,7 +39,7 @@ async def start(
         UpstreamError, Unavailable, Internal: as `client.translated`.
     """
     back = account.url("/billing/return")
-    customer = await customers.ensure(account, tenant_id)
+    customer = await subscribed.living_customer(account, tenant_id)
     topup = await account.store.write(
         sessions.insert,
         Topup,
