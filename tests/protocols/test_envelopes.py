@@ -82,7 +82,7 @@ def test_every_error_names_the_request_and_says_whether_to_retry(err):
     headers = envelopes.headers(err, "req_1")
 
     assert headers["request-id"] == headers["x-request-id"] == "req_1"
-    transient = err.http_status in (429, 502, 503, 504, 529) or type(err) is errors.Internal
+    transient = err.http_status in (429, 502, 503, 504, 529) or isinstance(err, errors.Internal)
     retriable = transient and type(err) is not errors.QuotaExceeded
     assert headers.get("x-should-retry") == (None if retriable else "false")
     assert headers.get("retry-after") == (None if err.retry_after_s is None else "7")

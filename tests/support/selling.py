@@ -11,6 +11,7 @@ from server import clock
 from server.billing import ledger, subscriptions
 from server.billing.stripe import checkouts, events, inbox, reconcile, topups
 from server.billing.stripe.account import opened
+from server.billing.verify import verify
 from server.config.load import load
 from server.store.db import Store
 from server.store.migrate import migrate
@@ -104,7 +105,11 @@ class Shop:
         return await self.store.read(subscriptions.find, self.tenant_id)
 
     async def end(self):
-        """Give what must be the same whatever came in which order: money, purchases, tier."""
+        """Give what must be the same whatever came in which order: money, purchases, tier.
+
+        On the way the ledger is proved.
+        """
+        await self.store.read(lambda: verify(tenants.list_tenants(), {}, lambda _: None))
         sums = {}
         for kind, amount in await self.entries():
             sums[kind] = sums.get(kind, 0) + amount

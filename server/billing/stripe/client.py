@@ -25,11 +25,12 @@ _log = logging.getLogger(__name__)
 
 
 class Refused(Internal):
-    """Stripe understood a call, and refused it: our mistake, or about something that is gone."""
+    """Stripe understood a call, and refused it: our mistake, or about something that is gone.
 
-    def __init__(self, why: str) -> None:
-        super().__init__("Stripe refused what the gateway asked; the gateway's log says why.")
-        self.why = why
+    `why` is Stripe's own code.
+    """
+
+    why: str = ""
 
     @property
     def is_missing(self) -> bool:
@@ -163,7 +164,9 @@ def translated() -> Iterator[None]:
         raise UpstreamError("Stripe cannot be reached just now; try again shortly.") from exc
     except stripe.StripeError as exc:
         _note(exc)
-        raise Refused(str(exc.code or type(exc).__name__)) from exc
+        refused = Refused("Stripe refused what the gateway asked; the gateway's log says why.")
+        refused.why = str(exc.code or type(exc).__name__)
+        raise refused from exc
 
 
 def _note(error: "stripe.StripeError") -> None:
