@@ -54,8 +54,8 @@ class Pool(Protocol):
     def change(self, units: int, window: int | None) -> bool:
         """Make a hold larger, if there is enough, or (below 0) smaller, which always works."""
 
-    def free_units(self) -> int | None:
-        """Tell what is left to hold; None where nothing can be held at all."""
+    def free_units(self, window: int | None = None) -> int | None:
+        """Tell what is left to hold, of a hold's own window if one is given; None: no such pool."""
 
     def refusal(self, units: int) -> Refusal:
         """Say why a hold of `units` cannot be had."""
@@ -75,7 +75,7 @@ class Money:
         cursor = execute(_HOLD, (units, self.tenant_id, least, least))
         return bool(cursor.rowcount)
 
-    def free_units(self) -> int | None:
+    def free_units(self, window: int | None = None) -> int | None:  # noqa: ARG002 - likewise
         return ledger.balance_of(self.tenant_id).available_micros
 
     def refusal(self, units: int) -> Refusal:
@@ -105,8 +105,8 @@ class Quota:
     def change(self, units: int, window: int | None) -> bool:
         return quota.change(self.tenant_id, units, window, self.tiers)
 
-    def free_units(self) -> int | None:
-        return quota.free_tokens(self.tenant_id, self.tiers, clock.to_ms(self.now))
+    def free_units(self, window: int | None = None) -> int | None:
+        return quota.free_tokens(self.tenant_id, self.tiers, clock.to_ms(self.now), window)
 
     def refusal(self, units: int) -> Refusal:
         return quota.refusal(self.tenant_id, units, self.tiers, self.now)
@@ -141,7 +141,7 @@ def adjust(pool: Pool, demand: Demand, held: int, window: int | None) -> Grant:
     if pool.change(wanted - held, window):
         return Grant(wanted, demand.wanted_output, window)
     # What is held stays held, even where a refund has left less than nothing besides.
-    free = max(0, pool.free_units() or 0)
+    free = max(0, pool.free_units(window) or 0)
     output = max(0, _affordable(free + held, demand))
     units = demand.units(output)
     if units > held and pool.change(units - held, window):

@@ -61,17 +61,18 @@ def settle(tenant_id: int, window: int, *, held: int, used: int, served: bool) -
     execute(_SETTLE, values)
 
 
-def free_tokens(tenant_id: int, tiers: Tiers, now_ms: int) -> int | None:
+def free_tokens(tenant_id: int, tiers: Tiers, now_ms: int, window: int | None = None) -> int | None:
     """Tell how many tokens the window has left; None where there is no such quota.
 
-    Whether another request may begin is for `take` to say: one that runs may go on.
+    Whether another request may begin is for `take` to say: one that runs may go on, and its
+    `window` is not over until another has opened.
     """
     row, limits = find(tenant_id), _limits(tenant_id, tiers)
     if row is None or limits is None:
         return None
     if limits.tokens is None:
         return 2**62
-    over = _is_over(row, now_ms)
+    over = row.quota_window != window and _is_over(row, now_ms)
     return limits.tokens - (0 if over else row.used_tokens + row.held_tokens)
 
 

@@ -5,7 +5,7 @@ from itertools import accumulate
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.money import NOW, balance, demand, run
+from support.money import DAY, NOW, balance, demand, run
 
 from server.billing import holds, ledger, subscriptions
 from server.billing.allowance import Limits
@@ -227,6 +227,18 @@ def test_a_request_outlives_the_end_of_its_subscription(tenant, wanted):
     grown = run(holds.adjust, pool, demand(wanted), before.held, before.window)
 
     assert grown.output_tokens == grown.held == min(wanted, 1000)
+
+
+def test_a_hold_grows_in_its_window_whatever_the_clock_says_since(tenant):
+    """Set back a year and used again, the window is over by the time that a request began at."""
+    pool = subscribed(tenant, "solo")
+    before = run(holds.place, pool, demand(300))
+    run(holds.place, Quota(tenant, TIERS, NOW - 400 * DAY), demand(600))
+
+    grown = run(holds.adjust, pool, demand(5000), before.held, before.window)
+
+    assert (grown.held, grown.output_tokens) == (400, 400)
+    assert held(pool) == 1000
 
 
 @pytest.mark.parametrize("tier", ["team", "counted"])
