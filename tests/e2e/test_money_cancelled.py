@@ -14,9 +14,9 @@ from support.priced import (
     config,
     gatewayctl,
     priced,
+    prove,
     settled,
     subscription,
-    verify,
 )
 from support.raw_upstream import EVENTS, chunked, upstream
 from support.relays import STREAMS
@@ -190,7 +190,7 @@ def test_clients_that_hang_up_at_any_moment_pay_for_what_was_used(tmp_path, poli
     if policy == "drain":
         unserved = [rows[name] for name in set(rows) - set(served)]
         assert {row["cost_micros"] + row["quota_tokens"] for row in unserved} <= {0}
-    run(lambda: verify(tmp_path))
+    prove(tmp_path)
 
 
 @pytest.mark.slow

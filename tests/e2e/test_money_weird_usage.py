@@ -11,10 +11,10 @@ from support.priced import (
     check_books,
     config,
     priced,
+    prove,
     settled,
     subscription,
     table,
-    verify,
 )
 from support.raw_upstream import sized, upstream
 from support.wires import MESSAGE, run
@@ -30,7 +30,7 @@ TIERS = "{team: {name: Team, price_cents: 0, quota_tokens: 100000000}}"
 FORMS = [(protocol, stream) for protocol in PATHS for stream in (False, True)]
 
 
-@pytest.mark.parametrize("hold", ["incremental", "strict"])
+@pytest.mark.parametrize("hold", ["incremental", pytest.param("strict", marks=pytest.mark.slow)])
 def test_weird_usage_is_an_anomaly_and_only_ever_lowers_a_balance(tmp_path, hold):
     text = config(models=MODELS, tiers=TIERS, billing=f"{{hold: {hold}}}")
 
@@ -68,7 +68,7 @@ def test_weird_usage_is_an_anomaly_and_only_ever_lowers_a_balance(tmp_path, hold
     charges = table(tmp_path, "SELECT amount_micros FROM entry WHERE kind = 'charge'")
     assert all(each["amount_micros"] < 0 for each in charges)
     assert len(charges) == len(rows) / 2
-    run(lambda: verify(tmp_path))
+    prove(tmp_path)
 
 
 @pytest.mark.parametrize("count", [10**9, 10**9 + 1])

@@ -15,12 +15,13 @@ from support.priced import (
     CHECK,
     PATHS,
     asked,
+    balance,
     check_books,
     config,
     prepare_money,
     priced,
+    prove,
     settled,
-    verify,
 )
 from support.processes import Process
 from support.wires import check_refusal, request, run, until, wire
@@ -31,7 +32,7 @@ from server.upstream.demo import DemoOptions
 
 MODELS = priced("demo", "demo")
 TIERS = "{team: {name: Team, price_cents: 0, quota_tokens: 100000000}}"
-GROWING = "{hold_slice_tokens: 64, min_output_tokens: 1, assumed_tokens_per_s: 1000000}"
+SMALL_SLICES = config(models=MODELS, billing="{hold_slice_tokens: 16, min_output_tokens: 1}")
 KINDS = {"anthropic": "overloaded_error", "openai": "unavailable"}
 BODY = json.dumps(asked("demo", stream=False, max_tokens=10)).encode()
 READ_ONLY, WRITABLE = "PRAGMA query_only = 1", "PRAGMA query_only = 0"
@@ -87,20 +88,19 @@ async def _locked_for_longer_than_anyone_waits(gateway):
         yield
 
 
-@pytest.mark.parametrize("protocol", PATHS)
-def test_a_stream_whose_hold_cannot_be_kept_waits_and_goes_on(tmp_path, protocol):
+@pytest.mark.parametrize(("protocol", "outage"), [("anthropic", _read_only), ("openai", _locked)])
+def test_a_stream_whose_hold_cannot_be_grown_waits_and_goes_on(tmp_path, protocol, outage):
     """It has money enough: that the database is away for a moment does not end its answer."""
 
     async def scenario():
         paced = DemoOptions(pace_words_per_s=200)
-        text = config(models=MODELS, billing="{hold_slice_tokens: 16, min_output_tokens: 1}")
-        async with started(tmp_path, text, usd=5, demo_options=paced) as gateway:
+        async with started(tmp_path, SMALL_SLICES, usd=5, demo_options=paced) as gateway:
             async with gateway.client() as client:
                 body, got = asked("demo", max_tokens=100), b""
                 async with client.stream("POST", PATHS[protocol], json=body) as reply:
                     pieces = reply.aiter_bytes()
                     got += await anext(pieces)
-                    async with _read_only(gateway):
+                    async with outage(gateway):
                         await asyncio.sleep(0.8)
                     async for piece in pieces:
                         got += piece
@@ -109,39 +109,53 @@ def test_a_stream_whose_hold_cannot_be_kept_waits_and_goes_on(tmp_path, protocol
 
     got, (call,) = run(scenario)
 
-    said = CHECK[protocol](got)
-    assert said.error is None
+    assert CHECK[protocol](got).error is None
     (row,) = check_books(tmp_path)
     assert (row["outcome"], row["estimated"]) == ("completed", 0)
     assert row["output_tokens"] == call.usage.output_tokens
 
 
-def test_an_answer_that_has_not_begun_is_a_503_and_no_402(tmp_path):
-    """Its unseen thinking has used up its hold, and there is money for more."""
+def test_an_outage_that_lasts_ends_what_needs_a_larger_hold(tmp_path):
+    """A stream ends as if at its token limit. What has not begun is a 503, and never a 402."""
 
     async def scenario():
-        async with started(tmp_path, config(billing=GROWING), usd=50) as gateway:
+        async with started(tmp_path, SMALL_SLICES, usd=5) as gateway:
             async with gateway.client() as client:
-                body = asked("slow", max_tokens=2_000_000)
-                asking = asyncio.create_task(client.post("/v1/messages", json=body))
-                await until(lambda: _open_calls(gateway))
+                asking = [
+                    asyncio.create_task(
+                        client.post(PATHS[protocol], json=asked(model, max_tokens=9_000))
+                    )
+                    for protocol in PATHS
+                    for model in ("endless", "slow")
+                ]
+                await until(lambda: _are_asked(gateway, len(asking)))
                 async with _read_only(gateway):
-                    reply = await asking
+                    replies = await asyncio.gather(*asking)
             await settled(gateway)
-            return reply
+            return replies, await balance(gateway), gateway.running.demo.journal.open
 
-    reply = run(scenario)
+    replies, left, open_calls = run(scenario)
 
-    assert reply.status_code == 503
-    assert reply.json()["error"]["type"] == "overloaded_error"
-    assert int(reply.headers["retry-after"]) > 0
-    assert "x-should-retry" not in reply.headers
-    (row,) = check_books(tmp_path)
-    assert (row["outcome"], row["status"], row["error"]) == ("cut", 503, "unavailable")
+    for protocol, (begun, unbegun) in zip(PATHS, (replies[:2], replies[2:]), strict=True):
+        said = CHECK[protocol](begun.content)
+        assert said.error is None
+        assert said.stop_reason == ("max_tokens" if protocol == "anthropic" else "length")
+        assert unbegun.status_code == 503
+        error = unbegun.json()["error"]
+        assert error["type" if protocol == "anthropic" else "code"] == KINDS[protocol]
+        assert int(unbegun.headers["retry-after"]) > 0
+        assert "x-should-retry" not in unbegun.headers
+    rows = check_books(tmp_path)
+    assert sorted((row["model"], row["outcome"], row["status"]) for row in rows) == [
+        *[("endless", "cut", 200)] * 2,
+        *[("slow", "cut", 503)] * 2,
+    ]
+    assert left.available_micros > 4_900_000
+    assert open_calls == 0
 
 
-async def _open_calls(gateway):
-    return gateway.running.demo.journal.open
+async def _are_asked(gateway, count):
+    return gateway.running.demo.journal.open == count
 
 
 async def _stream(url, secret, path, body):
@@ -211,7 +225,7 @@ def test_streams_outlast_an_outage_and_new_requests_are_told(tmp_path, outage, s
     rows = check_books(tmp_path)
     assert len(rows) == len(ended) + len(served) == len(calls)
     assert {(row["outcome"], row["estimated"]) for row in rows} == {("completed", 0)}
-    run(lambda: verify(tmp_path))
+    prove(tmp_path)
 
 
 def _check_new(reply, protocol, *, is_told):
@@ -306,7 +320,7 @@ def test_a_gateway_whose_disk_is_full_refuses_and_settles_once_there_is_room(tmp
     """A real process that may not make its files longer, with streams that end meanwhile."""
 
     async def scenario():
-        mock = ("mock", "--port", "0", "--pace", "60", "--journal", str(tmp_path / "journal"))
+        mock = ("mock", "--port", "0", "--pace", "30", "--journal", str(tmp_path / "journal"))
         there = await Process.start(*mock)
         secrets = prepare_money(tmp_path, _both_protocols(there.url), micros=5_000_000, tier="team")
         gateway = await Process.start("serve", "--config", str(tmp_path / "config.yaml"))
@@ -341,7 +355,7 @@ def test_a_gateway_whose_disk_is_full_refuses_and_settles_once_there_is_room(tmp
     rows = check_books(tmp_path)
     assert len(rows) == len(ended) + after == len(_arrived(tmp_path))
     assert {(row["outcome"], row["estimated"]) for row in rows} == {("completed", 0)}
-    run(lambda: verify(tmp_path))
+    prove(tmp_path)
 
 
 async def _are_open(folder, count):

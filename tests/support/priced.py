@@ -13,6 +13,7 @@ from support.validators import check_chat_stream, check_messages_stream
 
 from server import clock
 from server.billing import ledger, subscriptions
+from server.billing import verify as proof
 from server.billing.ledger import Kind
 from server.config.load import load
 from server.store import db
@@ -151,6 +152,16 @@ async def verify(folder: Path) -> None:
     """Check that `gatewayctl credits verify` finds nothing that disagrees."""
     code, said = await gatewayctl(folder, "credits", "verify")
     assert code == 0, said
+
+
+def prove(folder: Path) -> None:
+    """Do the same here, which is quicker; no gateway of this process may be running."""
+    database = db.open_database(folder / "gateway.db", query_only=True)
+    try:
+        with database.transaction("DEFERRED"):
+            proof.verify(tenants.list_tenants(), {}, lambda _: None)
+    finally:
+        database.close()
 
 
 def table(folder: Path, sql: str) -> list[dict[str, Any]]:
