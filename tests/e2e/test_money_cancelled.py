@@ -198,3 +198,40 @@ def test_clients_that_hang_up_at_any_moment_pay_for_what_was_used(tmp_path, poli
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_many_more_hang_ups_change_nothing(tmp_path, policy, seed):
     _check_hang_ups(tmp_path, policy, seed, 400)
+
+
+@pytest.mark.parametrize("policy", ["cancel", pytest.param("drain", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("protocol", PATHS)
+def test_a_gateway_that_stops_settles_what_it_cuts(tmp_path, protocol, policy):
+    """They would never end by themselves, and the gateway waits for a moment only."""
+    text = config(tiers=TIERS, billing=f"{{on_disconnect: {policy}, hold_slice_tokens: 64}}")
+    text += "server: {drain_s: 0.1}\n"
+
+    async def scenario():
+        async with started(tmp_path, text, usd=5) as gateway:
+            _, secret = await gateway.mint(billing=QUOTA)
+            body, asking = asked("endless", max_tokens=100_000), []
+            for key, root in ((gateway.secret, ""), (secret, "/cline")):
+                client = gateway.client(key)
+                asking += [
+                    asyncio.create_task(client.post(root + PATHS[protocol], json=body))
+                    for _ in range(4)
+                ]
+            journal = gateway.running.demo.journal
+            await until(lambda: _are_streaming(journal, len(asking)))
+        await asyncio.wait(asking)
+        return journal.entries
+
+    calls = run(scenario)
+
+    rows = {row["request_id"]: row for row in check_books(tmp_path)}
+    assert len(rows) == len(calls) == 8
+    for call in calls:
+        row = rows[call.request_id]
+        assert row["cost_micros"] + row["quota_tokens"] > 0
+        assert 0 < row["output_tokens"] <= call.bytes // 4
+    prove(tmp_path)
+
+
+async def _are_streaming(journal, count):
+    return sum(entry.events > 30 for entry in journal.entries) == count
