@@ -28,6 +28,7 @@ from server.upstream.demo import DemoOptions
 MODELS = priced("demo", "demo")
 QUOTA = keys.Billing.SUBSCRIPTION
 TIERS = "{team: {name: Team, price_cents: 0, quota_tokens: 1000000}}"
+TWO_TIERS = TIERS[:-1] + ", small: {name: Small, price_cents: 0, quota_tokens: 1}}"
 ROOTS = {keys.Billing.PAY_PER_TOKEN: "", QUOTA: "/cline"}
 BALANCE = 5_000_000
 CLIENTS = 16
@@ -84,6 +85,44 @@ def test_a_stream_outlives_its_key_and_is_charged(tmp_path, revoke, protocol, bi
     assert (row["outcome"], row["estimated"]) == ("completed", 0)
     assert row["output_tokens"] == {"anthropic": 42, "openai": 33}[protocol]
     assert (row["cost_micros"] > 0, row["quota_tokens"] > 0) == (billing != QUOTA, billing == QUOTA)
+
+
+def test_a_stream_outlives_its_subscription_and_spends_its_quota(tmp_path):
+    """The tier changes and then ends in mid answer; what was used stays used."""
+    stream = STREAMS["anthropic"]
+    first = stream[: stream.index(b"\n\n") + 2]
+
+    async def scenario():
+        go = asyncio.Event()
+        script = [EVENTS, chunked(first, end=b""), go, chunked(stream[len(first) :])]
+        async with upstream(script) as there:
+            text = _one_model(there.url, "anthropic").replace(TIERS, TWO_TIERS)
+            async with started(tmp_path, text, usd=5) as gateway:
+                _, secret = await gateway.mint(billing=QUOTA)
+                async with gateway.client(secret) as client:
+                    asking = client.post("/cline/v1/messages", json=asked("m"))
+                    asking = asyncio.create_task(asking)
+                    await until(lambda: _seen(there))
+                    for words in (("set", "small"), ("cancel",)):
+                        code, said = await gatewayctl(tmp_path, "subscription", *words)
+                        assert code == 0, said
+                    go.set()
+                    reply = await asking
+                    after = await client.post("/cline/v1/messages", json=asked("m"))
+                await settled(gateway)
+                return reply, after, await subscription(gateway)
+
+    reply, after, left = run(scenario)
+
+    assert (reply.content, after.status_code) == (stream, 402)
+    (row,) = check_books(tmp_path)
+    assert row["quota_tokens"] > 0
+    assert (left["tier"], left["used_tokens"]) == ("small", row["quota_tokens"])
+    prove(tmp_path)
+
+
+async def _seen(there):
+    return len(there.requests)
 
 
 def _one_model(url, protocol):
