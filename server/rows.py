@@ -33,7 +33,7 @@ def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Open
         tool=call.tool,
         session=_label(call, SESSION_HEADERS),
         agent=_label(call, AGENT_HEADERS),
-        protocol=call.protocol,
+        protocol=call.protocol.value,
         stream=plan.request.stream,
         requested_model=plan.request.model,
         model=plan.model,
@@ -41,7 +41,7 @@ def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Open
         upstream_model=plan.target.model,
         started_at=clock.now(),
         input_estimate=input_tokens,
-        billing=call.caller.billing,
+        billing=call.caller.billing.value,
         price_id=None if plan.price is None else plan.price.number,
         extras=extras_json(dict(plan.extras.settings)),
     )

@@ -102,8 +102,10 @@ def post(
             f"That takes {dollars(-amount_micros)}, and {dollars(left.available_micros)} "
             "is available."
         )
-    values = (tenant_id, kind, ref, amount_micros, moved[0])
-    return _append(*values, at=at, detail=NO_DETAIL, created_by=created_by, reason=reason)
+    (balance,) = moved
+    values = (tenant_id, kind, ref, amount_micros, balance)
+    seq, at_ms = _append(*values, at=at, detail=NO_DETAIL, created_by=created_by, reason=reason)
+    return Entry(tenant_id, seq, kind, ref, amount_micros, balance, clock.from_ms(at_ms))
 
 
 def charge(
@@ -155,7 +157,8 @@ def _append(
     detail: tuple[int | str | None, ...],
     created_by: str | None,
     reason: str | None,
-) -> Entry:
+) -> tuple[int, int]:
+    """Write the next entry of a chain; give its number and its time in milliseconds."""
     row = execute(_LAST, (tenant_id,)).fetchone()
     last_seq, last_hash, last_at = row or (0, GENESIS, 0)
     # A clock that was set back must not break the order, which statements search by.
@@ -166,7 +169,7 @@ def _append(
     )
     columns = SEPARATOR.join(["" if value is None else str(value) for value in values])
     execute(_APPEND, (*values, hash_of(last_hash, columns)))
-    return Entry(tenant_id, seq, kind, ref, amount, balance_after, clock.from_ms(at_ms))
+    return seq, at_ms
 
 
 COLUMNS = (

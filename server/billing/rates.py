@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 import msgspec
+from msgspec import Struct
 
 from server.billing.money import micros, millionths
 from server.config import schema
@@ -15,8 +16,7 @@ MILLION = 1_000_000
 CLASSES = ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h")
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(Struct, frozen=True):
     """The tokens of one request; the classes do not overlap."""
 
     input: int = 0

@@ -1,11 +1,12 @@
 """What tokens come to, in the unit that a key pays in: micros, or weighted tokens."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from server.billing import pricing
 from server.billing.allowance import Weights

@@ -39,6 +39,7 @@ def open_database(path: Path, *, query_only: bool = False) -> SqliteDatabase:
         StoreUnavailable: the file cannot be opened just now.
     """
     migrate.require_current(path)
+    _take_plain_values()
     database = SqliteDatabase(
         str(path),
         pragmas=_PRAGMAS,
@@ -55,6 +56,21 @@ def open_database(path: Path, *, query_only: bool = False) -> SqliteDatabase:
             _forbid_writes(database)
     models.database.initialize(database)
     return database
+
+
+def _take_plain_values() -> None:
+    """Spare each NULL, boolean and blob the search for a way to store it.
+
+    sqlite3 looks for an adapter for all but int, float and str, and where there is none asks
+    two objects for a method that they lack: 2 µs for each value, a tenth of the writer's time.
+    """
+    for kind in (type(None), bytes):
+        sqlite3.register_adapter(kind, _as_it_is)
+    sqlite3.register_adapter(bool, int)
+
+
+def _as_it_is(value: T) -> T:
+    return value
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def close_request(request_id: str, closing: Closing) -> Held | None:
             closing.first_byte_ms,
             closing.duration_ms,
             closing.status,
-            closing.outcome,
+            closing.outcome.value,
             closing.error,
             closing.stop_reason,
             closing.input_tokens,

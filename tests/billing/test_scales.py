@@ -1,10 +1,9 @@
 """What tokens come to in micros and in weighted tokens, before and after they are known."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from server.billing.allowance import Weights
 from server.billing.rates import LongContext, Price, Rates, Tokens
