@@ -10,8 +10,16 @@ import random
 import signal
 
 import pytest
-from support.priced import CHECK, CLASSES, PATHS, check_books, prepare_money, table, verify
-from support.processes import Process
+from support.priced import (
+    CHECK,
+    CLASSES,
+    PATHS,
+    check_books,
+    prepare_money,
+    process,
+    table,
+    verify,
+)
 from support.wires import request, run, wire
 
 CLIENTS = 12
@@ -90,37 +98,34 @@ class Client:
 async def _kill_again_and_again(folder, seed, rounds):
     chance = random.Random(seed)
     mock = ("mock", "--port", "0", "--pace", "400", "--journal", str(folder / "journal"))
-    upstream = await Process.start(*mock)
-    secrets = prepare_money(folder, _config(upstream.url), micros=MICROS, tier="team")
     words = ("serve", "--config", str(folder / "config.yaml"), "--port", "0")
     whole = {}
-    try:
+    async with process(*mock) as upstream:
+        secrets = prepare_money(folder, _config(upstream.url), micros=MICROS, tier="team")
         for number in range(rounds):
-            gateway = await Process.start(*words)
-            check_books(folder)  # whatever was open is settled before anyone is served
-            chosen = [[*secrets][each % 2] for each in range(CLIENTS)]
-            clients = [
-                Client(seed * 1000 + number * 100 + each, billing)
-                for each, billing in enumerate(chosen)
-            ]
-            load = asyncio.gather(
-                *(
-                    client.run(gateway.url, secrets[billing])
-                    for client, billing in zip(clients, chosen, strict=True)
+            async with process(*words) as gateway:
+                check_books(folder)  # whatever was open is settled before anyone is served
+                chosen = [[*secrets][each % 2] for each in range(CLIENTS)]
+                clients = [
+                    Client(seed * 1000 + number * 100 + each, billing)
+                    for each, billing in enumerate(chosen)
+                ]
+                load = asyncio.gather(
+                    *(
+                        client.run(gateway.url, secrets[billing])
+                        for client, billing in zip(clients, chosen, strict=True)
+                    )
                 )
-            )
-            await asyncio.sleep(chance.uniform(0.3, 0.9))
-            assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
+                await asyncio.sleep(chance.uniform(0.3, 0.9))
+                assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
             await asyncio.wait_for(load, 10)
             for client in clients:
                 whole |= client.whole
             await verify(folder)  # as the kill left it, and so with holds
-        gateway = await Process.start(*words)
-        check_books(folder)
-        await verify(folder)
-        assert await gateway.end() == 0
-    finally:
-        await upstream.end()
+        async with process(*words) as gateway:
+            check_books(folder)
+            await verify(folder)
+            assert await gateway.end() == 0
     return whole
 
 

@@ -20,10 +20,10 @@ from support.priced import (
     config,
     prepare_money,
     priced,
+    process,
     prove,
     settled,
 )
-from support.processes import Process
 from support.wires import check_refusal, request, run, until, wire
 
 from server.store import models
@@ -68,17 +68,17 @@ async def _read_only(gateway):
 @asynccontextmanager
 async def _locked(gateway):
     """Let another process keep every writer out."""
-    process = await asyncio.create_subprocess_exec(
+    other = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", LOCK, str(gateway.folder / "gateway.db")),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
-    assert await process.stdout.readline() == b"locked\n"
+    assert await other.stdout.readline() == b"locked\n"
     try:
         yield
     finally:
-        process.stdin.close()
-        await process.wait()
+        other.stdin.close()
+        await other.wait()
 
 
 @asynccontextmanager
@@ -285,15 +285,15 @@ def test_everyone_in_a_group_that_a_full_disk_ends_is_told(tmp_path):
 
 
 @asynccontextmanager
-async def _full_disk(process, file):
+async def _full_disk(gateway, file):
     """Let a process make no file much longer than `file` is."""
     no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     most = (file.stat().st_size + 20_000, resource.RLIM_INFINITY)
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, most)
+    resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, most)
     try:
         yield
     finally:
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, no_limit)
+        resource.prlimit(gateway.pid, resource.RLIMIT_FSIZE, no_limit)
 
 
 def _both_protocols(url):
@@ -321,27 +321,26 @@ def test_a_gateway_whose_disk_is_full_refuses_and_settles_once_there_is_room(tmp
 
     async def scenario():
         mock = ("mock", "--port", "0", "--pace", "30", "--journal", str(tmp_path / "journal"))
-        there = await Process.start(*mock)
-        secrets = prepare_money(tmp_path, _both_protocols(there.url), micros=5_000_000, tier="team")
-        gateway = await Process.start("serve", "--config", str(tmp_path / "config.yaml"))
-        ways, body = _ways(secrets.values()), asked("demo", max_tokens=60)
-        try:
-            streams = [
-                asyncio.create_task(_stream(gateway.url, secret, path, body))
-                for _, path, secret in ways * 4
-            ]
-            await until(lambda: _are_open(tmp_path, len(streams)))
-            async with _full_disk(gateway.process, tmp_path / "gateway.db-wal"):
-                replies = await asyncio.gather(
-                    *(_new(gateway.url, secret, path, BODY) for _, path, secret in ways * 10)
-                )
-                ended = await asyncio.gather(*streams)
-                books = check_books(tmp_path, is_idle=False)
-            after = await until(lambda: _served(gateway.url, ways[0]), 10)
-            await until(lambda: _are_open(tmp_path, 0))
-            assert await gateway.end() == 0
-        finally:
-            await there.end()
+        words = ("serve", "--config", str(tmp_path / "config.yaml"))
+        async with process(*mock) as there:
+            text = _both_protocols(there.url)
+            secrets = prepare_money(tmp_path, text, micros=5_000_000, tier="team")
+            async with process(*words) as gateway:
+                ways, body = _ways(secrets.values()), asked("demo", max_tokens=60)
+                streams = [
+                    asyncio.create_task(_stream(gateway.url, secret, path, body))
+                    for _, path, secret in ways * 4
+                ]
+                await until(lambda: _are_open(tmp_path, len(streams)))
+                async with _full_disk(gateway.process, tmp_path / "gateway.db-wal"):
+                    replies = await asyncio.gather(
+                        *(_new(gateway.url, secret, path, BODY) for _, path, secret in ways * 10)
+                    )
+                    ended = await asyncio.gather(*streams)
+                    books = check_books(tmp_path, is_idle=False)
+                after = await until(lambda: _served(gateway.url, ways[0]), 10)
+                await until(lambda: _are_open(tmp_path, 0))
+                assert await gateway.end() == 0
         return replies, ended, books, after
 
     replies, ended, books, after = run(scenario)

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import signal
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
-from support.processes import LAUNCH, prepare
+from support.processes import LAUNCH, Process, prepare
 from support.validators import check_chat_stream, check_messages_stream
 
 from server import clock
@@ -135,17 +136,27 @@ def prepare_money(folder: Path, text: str, *, micros: int, tier: str) -> dict[st
     return found
 
 
+@asynccontextmanager
+async def process(*words: str):
+    """Run a serving command, and see to it that it is gone when the block ends."""
+    running = await Process.start(*words)
+    try:
+        yield running
+    finally:
+        await running.end(signal.SIGKILL)
+
+
 async def gatewayctl(folder: Path, *words: str) -> tuple[int, str]:
     """Run the command line as a process of its own; give its exit status and all it said."""
-    process = await asyncio.create_subprocess_exec(
+    command = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", LAUNCH, "--config", str(folder / "config.yaml"), *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=dict(os.environ),
     )
-    said, _ = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode, said.decode()
+    said, _ = await asyncio.wait_for(command.communicate(), 30)
+    return command.returncode, said.decode()
 
 
 async def verify(folder: Path) -> None:
