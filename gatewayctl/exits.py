@@ -12,6 +12,7 @@ from server.errors import (
     KeyNotAllowed,
     NotFound,
     Unavailable,
+    UpstreamError,
 )
 
 
@@ -65,4 +66,5 @@ _STATUSES = (
     (NotFound, ExitStatus.NOT_FOUND),
     (Conflict, ExitStatus.CONFLICT),
     (Unavailable, ExitStatus.UNAVAILABLE),
+    (UpstreamError, ExitStatus.UNAVAILABLE),
 )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # takes longer to import than `--help` may take
 
 
 def sync_command(ctx: typer.Context) -> None:
-    """Compare everything, and say what was found and what a person must look at."""
+    """Compare everything; what a person must look at is told, and ends with 3."""
     session = Session.of(ctx)
     done = sync(session)
     stuck = done["quarantined"]
@@ -24,6 +24,13 @@ def sync_command(ctx: typer.Context) -> None:
         session.out.note(f"warning: {each['event']} ({each['type']}): {each['reason']}.")
     shown: dict[str, object] = done if session.out.as_json else {**done, "quarantined": len(stuck)}
     session.out.fields(shown)
+    if stuck:
+        raise CommandError(
+            f"{len(stuck)} of Stripe's events could not be taken over.",
+            status=ExitStatus.CHECK_FAILED,
+            code="quarantined",
+            hint="look at them in Stripe's dashboard; nothing was credited for them",
+        )
 
 
 def sync(session: Session) -> dict[str, Any]:

@@ -203,8 +203,11 @@ def price_json(name: str, model: Model) -> dict[str, object]:
     return shown
 
 
-def tiers_json(config: Config) -> dict[str, object]:
-    """Give `GET /pricing`: the tiers that can be subscribed to, and what each allows."""
+def tiers_json(config: Config, *, sells: bool) -> dict[str, object]:
+    """Give `GET /pricing`: the tiers that there are, and what each allows.
+
+    One with a lookup key can be bought where the gateway `sells`: where Stripe is configured.
+    """
     rows = [
         {
             "id": name,
@@ -218,7 +221,7 @@ def tiers_json(config: Config) -> dict[str, object]:
                 "requests": tier.quota_requests,
             },
             "routes": TOOL_ROUTES,
-            "checkout_available": False,
+            "checkout_available": sells and tier.stripe_lookup_key is not None,
         }
         for name, tier in config.tiers.items()
     ]

@@ -57,7 +57,9 @@ async def count_tokens(request: AnyRequest) -> wire.Answer:
 
 async def tiers(request: AnyRequest) -> wire.Answer:
     """Show what can be subscribed to."""
-    return wire.answer(request, pricing.tiers_json(services_of(request).gateway.rules.config))
+    services = services_of(request)
+    shown = pricing.tiers_json(services.gateway.rules.config, sells=services.stripe is not None)
+    return wire.answer(request, shown)
 
 
 async def rates(request: AnyRequest) -> wire.Answer:

@@ -243,11 +243,9 @@ def _presented(request: AnyRequest) -> list[str]:
 
 
 def _too_large(limit_bytes: int) -> RequestTooLarge:
-    if limit_bytes == SMALL_BODY_BYTES:
-        return RequestTooLarge(f"The request body is larger than {limit_bytes // 1024} KB.")
-    return RequestTooLarge(
-        f"The request body is larger than {limit_bytes // (1024 * 1024)} MB (`server.max_body_mb`)."
-    )
+    kilobytes = limit_bytes // 1024
+    limit = f"{kilobytes} KB" if kilobytes < 1024 else f"{kilobytes // 1024} MB"
+    return RequestTooLarge(f"The request body is larger than {limit}.")
 
 
 def _note_use(caller: Caller, services: Services) -> None:

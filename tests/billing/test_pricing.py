@@ -91,7 +91,7 @@ def test_auto_comes_first_with_the_rates_of_its_default():
 def test_a_tier_is_told_with_its_quota_and_the_routes_it_opens():
     tier = {"name": "Team", "price_cents": 2000, "quota_tokens": 500_000}
 
-    assert tiers_json(config(tiers={"team": tier})) == {
+    assert tiers_json(config(tiers={"team": tier}), sells=True) == {
         "object": "list",
         "currency": "usd",
         "data": [
@@ -107,3 +107,17 @@ def test_a_tier_is_told_with_its_quota_and_the_routes_it_opens():
             }
         ],
     }
+
+
+def test_a_tier_can_be_bought_where_stripe_is_configured_and_it_has_a_price_there():
+    tiers = {
+        "team": {"name": "Team", "price_cents": 2000, "stripe_lookup_key": "team"},
+        "gift": {"name": "Gift", "price_cents": 0},
+    }
+
+    shown = [tiers_json(config(tiers=tiers), sells=sells)["data"] for sells in (True, False)]
+
+    assert [[row["checkout_available"] for row in rows] for rows in shown] == [
+        [True, False],
+        [False, False],
+    ]
