@@ -48,7 +48,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: how a figure is read from a job, and what we aim at."""
+    """A line of the table: how a figure is read from a job, and what we aim at.
+
+    With `less`, it is by how much more than that job's.
+    """
 
     name: str
     label: str
@@ -56,6 +59,7 @@ class Row:
     job: str
     read: Callable[[Measured], float | None]
     direct: str | None = None  # the job that has the same figure without the gateway
+    less: str | None = None
 
 
 def cpu_ms(measured):
@@ -91,6 +95,10 @@ ROWS = (
     Row("slow_cpu_ms", "CPU ms per request at 40 requests/s", 1.8, "at 40/s", cpu_ms),
     Row("slow_p50_ms", "latency p50 at 40 requests/s, ms", None, "at 40/s",
         spread("latency_ms", "p50"), "direct at 40/s"),
+    Row("money_cpu_ms", "hold and settlement: CPU ms of a request", 0.10, "small", cpu_ms,
+        less="free"),
+    Row("money_p50_ms", "hold and settlement: latency p50 of 200 at once, ms", 3,
+        "200 at once", spread("latency_ms", "p50"), less="200 free ones"),
 )  # fmt: skip
 
 
@@ -99,15 +107,21 @@ def jobs(seconds):
     deltas = max(1, min(100, int(seconds * 1000) // PAUSE_MS))
     whole = {"protocol": "anthropic", "path": "/v1/messages", "size": "small", "stream": False}
     whole |= {"model": "bench-0-0", "deltas": 0, "concurrency": 16, "seconds": seconds}
+    free = whole | {"model": "free", "target": whole["model"]}  # no price, so no hold and no charge
+    # Half a second each: callers without a pause would measure the gateway's load instead.
+    long = whole | {"stream": True, "deltas": 2, "model": "bench-2-250", "concurrency": 200}
     stream = whole | {"stream": True, "deltas": deltas, "concurrency": 32}
     paced = stream | {"model": f"bench-{deltas}-{PAUSE_MS}"}
     burst = stream | {"deltas": 2 * deltas, "model": f"bench-{2 * deltas}-0", "concurrency": 8}
     chat = {"protocol": "openai", "path": "/v1/chat/completions"}
     return {
         "small": whole,
+        "free": free,
         "large": whole | {"path": "/claudecode/v1/messages", "size": "large"},
         "chat": whole | chat,
         "small at 64": whole | {"concurrency": 64},
+        "200 at once": long,
+        "200 free ones": long | {"model": "free-long", "target": long["model"]},
         "burst": burst,
         "direct paced": paced,
         "paced": paced,
@@ -206,7 +220,10 @@ def _accounts(folder, sent, answered):
 
 def _line(row, measured):
     job = measured[row.job]
-    line = _bare_line(row.name, row.label, row.aim, row.read(job))
+    value = row.read(job)
+    if row.less is not None and value is not None:
+        value -= row.read(measured[row.less])
+    line = _bare_line(row.name, row.label, row.aim, value)
     if row.direct is not None:
         line["direct"] = row.read(measured[row.direct])
     return line | {"others_cores": job.others_cores}

@@ -18,7 +18,8 @@ upstreams:
   openai: {{protocol: openai, base_url: "http://127.0.0.1:{port}/v1"}}
 models:
 """
-MODEL = "  {model}: {{targets: [{targets}], price: {{input: '4.00', output: '20.00'}}}}\n"
+MODEL = '  "{model}": {{targets: [{targets}], {price}}}\n'
+PRICE = "price: {input: '4.00', output: '20.00'}"
 TARGET = "{{upstream: {upstream}, model: {model}}}"
 
 
@@ -53,9 +54,16 @@ def lay_out(folder, port, jobs):
     """Write a config that leads to the upstream at `port`; give the secret of the first key."""
     models = {}
     for job in jobs:
-        target = TARGET.format(upstream=job["protocol"], model=job["model"])
+        target = TARGET.format(upstream=job["protocol"], model=job.get("target", job["model"]))
         models.setdefault(job["model"], {})[target] = None
-    lines = [MODEL.format(model=model, targets=", ".join(each)) for model, each in models.items()]
+    lines = [
+        MODEL.format(
+            model=model,
+            targets=", ".join(each),
+            price="free: true" if model.startswith("free") else PRICE,
+        )
+        for model, each in models.items()
+    ]
     (folder / "config.yaml").write_text(CONFIG.format(port=port) + "".join(lines))
     secret = command(folder, "init").strip()
     command(folder, "credits", "grant", "100000", "--reason", "benchmark")
