@@ -220,6 +220,8 @@ def verify_all(
             session.out.document({"object": "verification", "ok": False, "disagreement": str(exc)})
         raise CommandError(str(exc), status=ExitStatus.CHECK_FAILED, code="check_failed") from exc
     told = [each.in_words() for each in proof.tenants]
+    if proof.overshoot_micros:
+        told.append(f"{dollars(proof.overshoot_micros)} was charged beyond what was held")
     session.out.lines(proof.as_json(), [*map(plain, told), "ok"])
 
 

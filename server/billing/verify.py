@@ -46,10 +46,14 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was verified; its checkpoint is where a later run can go on."""
+    """What was verified; its checkpoint is where a later run can go on.
+
+    `overshoot_micros` is by how much requests have cost more than they held, all together.
+    """
 
     tenants: tuple[Verified, ...]
     requests: int
+    overshoot_micros: int
 
     def as_json(self) -> dict[str, object]:
         """Show it as `credits verify --json` does."""
@@ -58,6 +62,7 @@ class Proof:
             "ok": True,
             "entries": sum(each.entries for each in self.tenants),
             "requests": self.requests,
+            "overshoot_micros": self.overshoot_micros,
             "checkpoint": {each.tenant.public_id: asdict(each.checkpoint) for each in self.tenants},
         }
 
@@ -81,12 +86,12 @@ def verify(tenants: Sequence[Tenant], since: Mapping[str, Checkpoint], advance: 
         _check_chain(tenant, start, advance) for tenant, start in zip(tenants, starts, strict=True)
     ]
     only = tenants[0].id if len(tenants) == 1 else None
-    requests = _check_requests(_request_before(starts), only, advance)
+    requests, overshoot = _check_requests(_request_before(starts), only, advance)
     for each in verified:
         _check_balance(each.tenant, each.checkpoint)
         _check_held(each.tenant)
         _check_quota(each.tenant)
-    return Proof(tuple(verified), requests)
+    return Proof(tuple(verified), requests, overshoot)
 
 
 def _check_nobody_is_gone(tenants: Iterable[Tenant], since: Iterable[str]) -> None:
@@ -127,17 +132,19 @@ def _still_there(tenant: Tenant, start: Checkpoint) -> Link:
     return link
 
 
-def _check_requests(after: int, only: int | None, advance: Advance) -> int:
-    """Hold every request against its charge; count them."""
-    counted, last = 0, _last_request()
+def _check_requests(after: int, only: int | None, advance: Advance) -> tuple[int, int]:
+    """Hold every request against its charge; count them, and the micros beyond their holds."""
+    counted = overshoot = 0
+    last = _last_request()
     for start in range(after, last, STEP):
         values = (start, start + STEP, only, only)
-        count, wrong = database.execute_sql(_REQUESTS, values).fetchone()
+        count, beyond, wrong = database.execute_sql(_REQUESTS, values).fetchone()
         if wrong is not None:
             raise _disagreement(wrong)
         counted += count
+        overshoot += beyond
         advance(STEP)
-    return counted
+    return counted, overshoot
 
 
 def _disagreement(request: int) -> Disagreement:
@@ -218,7 +225,7 @@ _DIFFERS = " OR ".join(f"entry.{column} IS NOT request.{column}" for column in _
 _IS_PRICED = "(request.price_id IS NULL OR request.price_id IN (SELECT id FROM price))"
 _CHARGED = "request LEFT JOIN entry ON entry.kind = 'charge' AND entry.ref = request.request_id"
 _REQUESTS = f"""
-SELECT COUNT(*), MIN(CASE
+SELECT COUNT(*), COALESCE(SUM(MAX(0, request.cost_micros - request.held_micros)), 0), MIN(CASE
     WHEN COALESCE(entry.amount_micros, 0) <> -request.cost_micros
         OR entry.seq IS NOT NULL AND (request.state <> 'settled' OR {_DIFFERS})
         OR NOT {_IS_PRICED}

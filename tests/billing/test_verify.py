@@ -59,6 +59,9 @@ def test_books_that_agree_are_counted(owner):
         "ok": True,
         "entries": 7,
         "requests": 9,
+        "overshoot_micros": sum(
+            max(0, row.cost_micros - row.held_micros) for row in Request.select()
+        ),
         "checkpoint": {
             each.tenant.public_id: {
                 "seq": each.checkpoint.seq,

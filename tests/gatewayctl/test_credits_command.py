@@ -318,6 +318,7 @@ def test_books_that_agree_are_verified_tenant_by_tenant(cli, month):
     assert done.out == (
         f"default: 3 entries, balance {dollars(4_000_000 - sum(month))}, held $0.00\n"
         "other: 0 entries, balance $0.00, held $0.00\n"
+        f"{dollars(sum(month))} was charged beyond what was held\n"
         "ok\n"
     )
 
