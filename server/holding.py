@@ -107,7 +107,7 @@ class Hold:
         terms, scale = self._terms, self._terms.scale
         opening = rows.opening(self._call, self._plan, self._holds.instance_id, terms.input_tokens)
         if scale is not None:
-            self._units = scale.upfront(terms.input_tokens, sure=terms.is_strict)
+            self._units = scale.upfront(terms.input_tokens)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (0.0 if terms.is_strict else HOLD_WAIT_S)
         while True:

@@ -40,7 +40,7 @@ def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
     limit = rules.config.models[plan.model].max_output_tokens if asked is None else asked
     return Terms(
         pool=_pool(call, plan, rules, now),
-        scale=scale_of(call, plan, rules),
+        scale=scale_of(call, plan, rules, is_sure=is_strict),
         grows=request.stream and not is_strict,
         is_strict=is_strict,
         input_tokens=len(plan.payload) + PREAMBLE_TOKENS if is_strict else estimate(plan),
@@ -63,11 +63,11 @@ def estimate(plan: Plan) -> int:
     return len(payload) * 5 // 16 + 1
 
 
-def scale_of(call: Call, plan: Plan, rules: Rules) -> Scale | None:
+def scale_of(call: Call, plan: Plan, rules: Rules, *, is_sure: bool) -> Scale | None:
     """Choose what a request is counted in: its key's quota, or money; None where it is free."""
     if call.caller.billing is Billing.SUBSCRIPTION:
         return InQuota(rules.weights)
-    return None if plan.price is None else InMicros(plan.price, plan.extras)
+    return None if plan.price is None else InMicros(plan.price, plan.extras, is_sure)
 
 
 def _pool(call: Call, plan: Plan, rules: Rules, now: datetime) -> Pool | None:

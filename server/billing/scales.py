@@ -31,8 +31,8 @@ class Bill(Struct, frozen=True):
 class Scale(Protocol):
     """Turns tokens into units, before and after they are known."""
 
-    def upfront(self, input_tokens: int, *, sure: bool) -> Units:
-        """Bound what a request with at most that input needs; `sure`: whatever it caches."""
+    def upfront(self, input_tokens: int) -> Units:
+        """Bound what a request with at most that input needs."""
 
     def exact(self, tokens: Tokens) -> Units:
         """Give what a request needs whose input is known."""
@@ -43,26 +43,34 @@ class Scale(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InMicros:
-    """Counts money, at the price in force when the request came."""
+    """Counts money, at the price in force when the request came.
+
+    Where `is_sure`, what is held covers every use of a server tool and the dearest cache; else
+    one use of each and the cache of five minutes, for tools offer a search with every request
+    and few make one.
+    """
 
     price: Price
     extras: Extras
+    is_sure: bool = False
 
-    def upfront(self, input_tokens: int, *, sure: bool) -> Units:
+    def upfront(self, input_tokens: int) -> Units:
+        extras = self._held_extras()
+
         def units(output_tokens: int) -> int:
             return pricing.worst_micros(
                 self.price,
                 input_tokens=input_tokens,
                 output_tokens=output_tokens,
                 caches_5m=True,
-                caches_1h=sure,
-                extras=self.extras,
+                caches_1h=self.is_sure,
+                extras=extras,
             )
 
         return units
 
     def exact(self, tokens: Tokens) -> Units:
-        extras = pricing.worst_extras(self.price, self.extras)
+        extras = pricing.worst_extras(self.price, self._held_extras())
 
         def units(output_tokens: int) -> int:
             known = replace(tokens, output=output_tokens)
@@ -80,6 +88,12 @@ class InMicros:
             anomaly = f"no price for {', '.join(unpriced)}"
         return Bill(cost_micros=cost, extras=pricing.extras_json(extras), anomaly=anomaly)
 
+    def _held_extras(self) -> Extras:
+        if self.is_sure or not self.extras.uses:
+            return self.extras
+        uses = {tool: 1 if most is None else min(1, most) for tool, most in self.extras.uses}
+        return Extras(tuple(uses.items()), self.extras.settings, self.extras.unreported)
+
 
 @dataclass(frozen=True, slots=True)
 class InQuota:
@@ -87,7 +101,7 @@ class InQuota:
 
     weights: Weights
 
-    def upfront(self, input_tokens: int, *, sure: bool) -> Units:  # noqa: ARG002 - see Scale
+    def upfront(self, input_tokens: int) -> Units:
         return partial(self._worst, input_tokens)
 
     def exact(self, tokens: Tokens) -> Units:

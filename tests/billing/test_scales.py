@@ -38,14 +38,14 @@ ASKED = st.builds(
 
 def test_upfront_the_input_is_taken_at_its_dearest():
     """A provider caches unasked for five minutes, never for an hour."""
-    likely, sure = (InMicros(SMART, NONE).upfront(100, sure=sure) for sure in (False, True))
+    likely, sure = (InMicros(SMART, NONE, sure).upfront(100) for sure in (False, True))
 
     assert (likely(0), likely(10)) == (500, 700)
     assert (sure(0), sure(10)) == (800, 1000)
 
 
 def test_input_that_may_be_long_is_held_at_the_rates_of_long():
-    units = InMicros(SMART, NONE).upfront(1001, sure=False)
+    units = InMicros(SMART, NONE).upfront(1001)
 
     assert units(10) == 10_010 + 300
 
@@ -66,9 +66,9 @@ def test_once_the_input_is_known_a_hold_is_what_it_costs():
     ],
 )
 def test_a_hold_covers_every_use_of_a_tool_that_is_still_allowed(uses, searches):
-    scale = InMicros(SMART, Extras(uses))
+    scale = InMicros(SMART, Extras(uses), is_sure=True)
 
-    assert scale.upfront(100, sure=False)(0) == 500 + searches * 10_000
+    assert scale.upfront(100)(0) == 800 + searches * 10_000
     assert scale.exact(Tokens(input=100))(0) == 400 + searches * 10_000
 
 
@@ -76,7 +76,7 @@ def test_a_discount_that_was_asked_for_is_not_counted_on():
     """A provider may answer at its standard price all the same."""
     scale = InMicros(SMART, Extras(settings=(("service_tier", "flex"),)))
 
-    assert scale.upfront(100, sure=False)(10) == 700
+    assert scale.upfront(100)(10) == 700
     assert scale.exact(Tokens(input=100))(10) == 600
     assert scale.bill(Tokens(input=100, output=10), {}, {"service_tier": "default"}) == Bill(
         cost_micros=600
@@ -89,7 +89,7 @@ def test_a_discount_that_was_asked_for_is_not_counted_on():
 @given(TOKENS, COUNT, ASKED, st.integers(0, 5), st.booleans())
 def test_no_bill_is_above_what_was_held(tokens, output, asked, uses, is_standard):
     """However much of what was allowed was used, and whatever the provider made of a setting."""
-    scale = InMicros(SMART, asked)
+    scale = InMicros(SMART, asked, is_sure=True)
     allowed = sum(10 if most is None else most for _, most in asked.uses)
     reported = {"web_search": min(uses, allowed)}
     settings = {name: "standard" for name, _ in asked.settings} if is_standard else {}
@@ -97,7 +97,7 @@ def test_no_bill_is_above_what_was_held(tokens, output, asked, uses, is_standard
     bill = scale.bill(replace(tokens, output=output), reported, settings)
 
     assert bill.cost_micros <= scale.exact(tokens)(output)
-    assert bill.cost_micros <= scale.upfront(tokens.total_input, sure=True)(output)
+    assert bill.cost_micros <= scale.upfront(tokens.total_input)(output)
     assert bill.quota_tokens == 0
 
 
@@ -108,7 +108,7 @@ def test_no_use_of_a_quota_is_above_what_was_held(tokens, output):
     bill = scale.bill(replace(tokens, output=output), {"web_search": 3}, {})
 
     assert bill == Bill(quota_tokens=scale.exact(tokens)(output))
-    assert bill.quota_tokens <= scale.upfront(tokens.total_input, sure=False)(output)
+    assert bill.quota_tokens <= scale.upfront(tokens.total_input)(output)
 
 
 def test_what_a_provider_bills_and_nobody_priced_is_told():
@@ -125,3 +125,12 @@ def test_a_bill_with_every_extra_priced_is_no_anomaly():
     bill = InMicros(SMART, NONE).bill(Tokens(input=10), {"web_search": 2}, {"speed": "fast"})
 
     assert (bill.cost_micros, bill.anomaly) == (240 + 20_000, None)
+
+
+@pytest.mark.parametrize(("most", "held"), [(None, 1), (3, 1), (0, 0)])
+def test_a_tool_that_is_only_offered_is_held_for_once(most, held):
+    """Cline offers a search with every request; a cent each for ten of them would block a team."""
+    scale = InMicros(SMART, Extras((("web_search", most),)))
+
+    assert scale.upfront(100)(0) == 500 + held * 10_000
+    assert scale.exact(Tokens(input=100))(0) == 400 + held * 10_000

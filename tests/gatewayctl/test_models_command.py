@@ -80,15 +80,15 @@ def test_a_class_without_a_price_of_its_own_is_listed_at_what_it_costs(cli, read
         "cache_read": "0.075",
         "cache_write_5m": "0.75",
         "cache_write_1h": "0.75",
+        "per_request": {"web_search": "0.01"},
     }
 
 
 def test_what_else_a_model_bills_is_shown(cli, ready, config):
     config(
-        "    free: false",
+        "      per_request:\n",
         '      long_context: {above_input_tokens: 200000, input: "8.00", output: "30.00"}\n'
-        '      per_request: {web_search: "0.01", speed: {fast: "6"}}\n'
-        "    free: false",
+        '      per_request:\n        speed: {fast: "6"}\n',
     )
 
     price = cli("models", "show", "smart", "--json").json["price"]
@@ -128,7 +128,11 @@ def test_models_are_listed_without_a_database(cli, ready):
 
 
 def test_a_free_model_has_no_price(cli, ready, config):
-    config('price: {input: "0.75", output: "4.50", cache_read: "0.075"}', "free: true")
+    config(
+        'price: {input: "0.75", output: "4.50", cache_read: "0.075", '
+        'per_request: {web_search: "0.01"}}',
+        "free: true",
+    )
 
     free = cli("models", "list", "--json").json["data"][1]
 

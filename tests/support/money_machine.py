@@ -140,8 +140,8 @@ class MoneyMachine(RuleBasedStateMachine):
             asked = self.begin(tenant, None, free, estimate, is_dead=is_dead, price_id=None)
             assert is_dead if asked is None else asked.held == 0
             return
-        scale = InMicros(self.prices[model], NONE)
-        demand = Demand(scale.upfront(estimate, sure=sure), wanted, least)
+        scale = InMicros(self.prices[model], NONE, sure)
+        demand = Demand(scale.upfront(estimate), wanted, least)
         units = self.books.worst_money(model, estimate, sure=sure)
         output = longest(units, wanted, self.books.available(tenant))
         if units(wanted) == 0:
@@ -157,7 +157,7 @@ class MoneyMachine(RuleBasedStateMachine):
     @rule(tenant=TENANT, estimate=COUNT, wanted=COUNT, least=st.integers(0, 60), is_dead=IS_DEAD)
     def begin_subscribed(self, tenant, estimate, wanted, least, is_dead):
         scale = InQuota(self.weights)
-        demand = Demand(scale.upfront(estimate, sure=False), wanted, least)
+        demand = Demand(scale.upfront(estimate), wanted, least)
         units, room = self.books.worst_quota(estimate), self.books.room(tenant, self.now)
         output = -1 if room is None else longest(units, wanted, room)
         may_begin = output >= least or output == wanted

@@ -51,8 +51,11 @@ async def upstream(**options: Any):
         await server.close()
 
 
-def config_of(provider: Upstream, model: str = "demo-smart") -> str:
-    """Write a config whose one model is served by `provider` over both protocols."""
+def config_of(provider: Upstream, model: str = "demo-smart", quota: str = "null") -> str:
+    """Write a config whose one model is served by `provider` over both protocols.
+
+    `quota` is what its tier allows, in weighted tokens.
+    """
     url = provider.tee.url
     return f"""
 upstreams:
@@ -61,18 +64,28 @@ upstreams:
 models:
   smart:
     targets: [{{upstream: messages, model: "{model}"}}, {{upstream: chat, model: "{model}"}}]
-    free: true
+    price: {{input: "4.00", output: "20.00", cache_read: "0.40", cache_write_5m: "5.00",
+      per_request: {{web_search: "0.01"}}}}
 aliases: {{"claude-*": smart}}
 auto: {{default: smart}}
+tiers: {{team: {{name: Team, price_cents: 2000, quota_tokens: {quota}}}}}
+billing: {{hold_slice_tokens: 1024}}
 """
 
 
 @asynccontextmanager
-async def stage(folder: Path, *, model: str = "demo-smart", **options: Any):
+async def stage(
+    folder: Path,
+    *,
+    model: str = "demo-smart",
+    quota: str = "null",
+    usd: int = 1000,
+    **options: Any,
+):
     """Run both; give the upstream and the gateway, which is in this process."""
     async with (
         upstream(**options) as provider,
-        started(_made(folder), config_of(provider, model)) as gateway,
+        started(_made(folder), config_of(provider, model, quota), usd=usd) as gateway,
     ):
         yield provider, gateway
 
@@ -94,10 +107,14 @@ class Process:
 
 @asynccontextmanager
 async def serving(folder: Path, config: str):
-    """Run `gatewayctl init`, then `gatewayctl serve` until the block ends; it must end well."""
+    """Run `gatewayctl init`, then `gatewayctl serve` until the block ends; it must end well.
+
+    Its tenant has credit, and at the end the books must agree.
+    """
     where = str(lay_out(_made(folder), config))
     init = await _command("--config", where, "init")
     secret, _ = await init.communicate()
+    await _done("--config", where, "credits", "grant", "100", "--reason", "the test")
     server = await _command("--config", where, "serve", "--port", "0", "--json")
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -106,6 +123,7 @@ async def serving(folder: Path, config: str):
         server.terminate()
         async with asyncio.timeout(PATIENCE_S):
             assert await server.wait() == 0
+        await _done("--config", where, "credits", "verify")
     finally:
         if server.returncode is None:
             server.kill()
@@ -115,6 +133,12 @@ async def serving(folder: Path, config: str):
 def _made(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     return folder
+
+
+async def _done(*words: str) -> None:
+    command = await _command(*words)
+    out, _ = await command.communicate()
+    assert command.returncode == 0, out.decode()
 
 
 async def _command(*words: str) -> asyncio.subprocess.Process:

@@ -19,6 +19,7 @@ models:
     targets: [{{upstream: messages, model: upstream-model}}, {{upstream: chat, model: upstream-model}}]
     free: true
 auto: {{default: smart}}
+tiers: {{team: {{name: Team, price_cents: 2000}}}}
 """  # noqa: E501
 
 

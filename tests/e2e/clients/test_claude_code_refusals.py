@@ -18,9 +18,11 @@ def refused(tmp_path):
     """Run Claude Code where it cannot work; give how it ended, its requests and the rows."""
 
     def call(path="/claudecode", model="demo-smart", billing=Billing.SUBSCRIPTION, **settings):
+        money = {name: settings.pop(name) for name in ("usd", "quota") if name in settings}
+
         async def scenario():
             async with (
-                stage(tmp_path / "gateway", model=model) as (_, gateway),
+                stage(tmp_path / "gateway", model=model, **money) as (_, gateway),
                 tee(gateway.url) as front,
             ):
                 key_id, secret = await gateway.mint(billing=billing)
@@ -64,6 +66,22 @@ def test_an_unknown_model_ends_at_once(refused):
     assert "There's an issue with the selected model (no-such-model)." in done.out
     assert len(sent) <= 2
     assert rows == []
+
+
+def test_an_empty_balance_is_told_at_once_with_what_is_missing(refused):
+    done, sent, rows = refused(billing=Billing.PAY_PER_TOKEN, usd=0)
+
+    assert "API Error: 402 Insufficient balance: this request needs $0." in done.out
+    assert "and $0.00 is available. Top up" in done.out
+    assert (len(sent), rows) == (1, [])
+
+
+def test_a_quota_that_is_used_up_is_told_at_once_with_when_it_resets(refused):
+    done, sent, rows = refused(quota="1000")
+
+    assert "The quota of 1,000 tokens in 24 hours has no room for this request" in done.out
+    assert "It resets in 24 h 0 min" in done.out
+    assert (len(sent), rows) == (1, [])
 
 
 def test_a_prompt_that_is_too_long_is_recognised_through_us(refused):
