@@ -19,6 +19,7 @@ AGENT_HEADERS = ("x-claude-code-agent-id",)
 NO_TOKENS = Tokens(0, 0, 0, 0, 0)
 UPSTREAM_ID_HEADERS = (b"request-id", b"x-request-id")
 
+_LEFT_ALONE = (Outcome.CANCELLED, Outcome.CUT)  # while the provider may still have worked on it
 _LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 
@@ -135,7 +136,7 @@ def _was_taken(relay: Relay, outcome: Outcome) -> bool:
     """Tell whether the provider took the request, and will want to be paid for its input."""
     if relay.meter.error is not None and relay.meter.message_id is None:
         return False  # a refusal that came as the first event of a stream
-    is_left_alone = relay.was_sent and relay.head is None and outcome is Outcome.CANCELLED
+    is_left_alone = relay.was_sent and relay.head is None and outcome in _LEFT_ALONE
     return relay.answered_ok or is_left_alone
 
 
