@@ -52,8 +52,9 @@ def scripts(tmp_path):
 
 def add_key_of_a_tenant(path):
     with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute("INSERT INTO tenant (id, public_id, name, created_at)"
-            " VALUES (1, 'tnt_1', 'acme', 0)")
+        connection.execute(
+            "INSERT INTO tenant (id, public_id, name, created_at) VALUES (1, 'tnt_1', 'acme', 0)"
+        )
         connection.execute(
             "INSERT INTO key (public_id, tenant_id, name, billing, scope, secret_sha256, prefix,"
             " last4, created_at, created_by) VALUES ('key_1', 1, 'ci', 'b', 's', '', '', '', 0, '')"
