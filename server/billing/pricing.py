@@ -30,7 +30,6 @@ __all__ = [
     "Price",
     "Rates",
     "Tokens",
-    "affordable_output",
     "as_columns",
     "billed_extras",
     "check_extras",
@@ -50,7 +49,7 @@ TOPUP = {"min_cents": 500, "max_cents": 100_000}
 TOOL_ROUTES = ["claudecode", "cline", "cursor", "roocode"]
 NO_EXTRAS: Mapping[str, str | int] = MappingProxyType({})
 DEFAULT_USES = 10  # what a server tool without `max_uses` is held for
-UNLIMITED_OUTPUT = 2**31 - 1  # what can be afforded where output costs nothing
+UNLIMITED_OUTPUT = 2**31 - 1  # the most that anybody can ask for: its cost fits 64 bits
 
 
 def cost_micros(price: Price, tokens: Tokens, extras: Mapping[str, str | int] = NO_EXTRAS) -> int:
@@ -76,25 +75,6 @@ def worst_micros(
     tiers = _tiers(price, input_tokens, caches_5m=caches_5m, caches_1h=caches_1h)
     dearest = max(fixed + output_tokens * rate for fixed, rate in tiers)
     return _rounded(dearest, price, worst_extras(price, extras))
-
-
-def affordable_output(
-    price: Price,
-    limit_micros: int,
-    *,
-    input_tokens: int,
-    caches_5m: bool,
-    caches_1h: bool,
-    extras: Extras,
-) -> int:
-    """Give the most output tokens whose `worst_micros` is within the limit.
-
-    -1 where not even the input is; `UNLIMITED_OUTPUT` where output costs nothing.
-    """
-    factor, scale, uses = _weigh(price, worst_extras(price, extras))
-    for_tokens = (limit_micros - uses) * scale // factor
-    tiers = _tiers(price, input_tokens, caches_5m=caches_5m, caches_1h=caches_1h)
-    return min(_fitting(for_tokens - fixed, rate) for fixed, rate in tiers)
 
 
 def worst_extras(price: Price, extras: Extras) -> dict[str, str | int]:
@@ -259,12 +239,6 @@ def _tiers(
     if long is not None and input_tokens > most:
         dearest = long.rates.dearest_input(caches_5m=caches_5m, caches_1h=caches_1h)
         yield input_tokens * dearest, long.rates.output
-
-
-def _fitting(millionths: int, rate: int) -> int:
-    if millionths < 0:
-        return -1
-    return min(millionths // rate, UNLIMITED_OUTPUT) if rate else UNLIMITED_OUTPUT
 
 
 def _unpriced(price: Price, kind: str, name: str, *, param: str) -> InvalidRequest:

@@ -169,24 +169,6 @@ def test_no_mix_of_classes_costs_more_than_the_worst_case(price, extras, data):
     )
 
 
-@given(PRICES, BOUNDED, st.integers(-(10**6), 10**15))
-def test_what_is_affordable_fits_and_one_token_more_does_not(price, asked, limit):
-    most = pricing.affordable_output(price, limit, **asked)
-
-    if most == -1:
-        assert worst(price, 0, **asked) > limit
-    else:
-        assert worst(price, most, **asked) <= limit
-        assert most == pricing.UNLIMITED_OUTPUT or worst(price, most + 1, **asked) > limit
-
-
-@given(PRICES, BOUNDED, COUNT)
-def test_what_a_limit_was_made_for_is_affordable(price, asked, output_tokens):
-    limit = worst(price, output_tokens, **asked)
-
-    assert pricing.affordable_output(price, limit, **asked) >= output_tokens
-
-
 @given(PRICES, BOUNDED, COUNT, COUNT)
 def test_the_worst_case_grows_with_the_tokens(price, asked, more_input, more_output):
     larger = asked | {"input_tokens": asked["input_tokens"] + more_input}
@@ -225,14 +207,6 @@ def test_a_cheaper_setting_is_not_counted_on():
     flex = Extras(settings=(("service_tier", "flex"),))
 
     assert worst(SMART, 100, extras=flex) == worst(SMART, 100)
-
-
-def test_output_that_costs_nothing_is_limited_by_the_input_alone():
-    price = Price(1, "m", Rates(1_000_000, 0, 0, 0, 0))
-    asked = {"input_tokens": 5, "caches_5m": False, "caches_1h": False, "extras": NONE}
-
-    assert pricing.affordable_output(price, 5, **asked) == pricing.UNLIMITED_OUTPUT
-    assert pricing.affordable_output(price, 4, **asked) == -1
 
 
 @pytest.mark.parametrize(
