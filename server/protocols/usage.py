@@ -27,7 +27,10 @@ class MessagesMeter(Meter):
     """Meters an Anthropic Messages answer."""
 
     _delta = b'"content_block_delta"'
-    _telling = (b'"message_', b'"usage"', b"event: error", b"event:error", b'"error"')
+    _telling = (
+        *(b'"message_', b'"usage"', b"event: error", b"event:error", b'"error"'),
+        b'_tool_result"',  # what a server tool found is no output, however long
+    )
 
     def __init__(self) -> None:
         super().__init__()

@@ -386,6 +386,18 @@ def test_the_estimate_counts_text_and_not_its_wrapping():
     assert 500 <= chat.estimated_output_tokens() <= 550
 
 
+def test_what_a_server_tool_found_is_no_output():
+    """A search gives pages of encrypted text, which the model reads and nobody wrote."""
+    meter = MessagesMeter()
+    found = {"type": "web_search_result", "encrypted_content": "x" * 40_000}
+    block = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [found]}
+    meter.feed(message_event("message_start", message={"id": "m"}))
+    meter.feed(message_event("content_block_start", index=1, content_block=block))
+    meter.feed(message_event("content_block_stop", index=1))
+
+    assert meter.estimated_output_tokens() <= 20
+
+
 def test_the_estimate_counts_at_least_one_token_for_each_delta():
     meter = MessagesMeter()
     delta = b'data: {"type":"content_block_delta","delta":{"text":"a"}}\n\n'
