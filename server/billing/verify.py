@@ -194,10 +194,11 @@ def _check_quota(tenant: Tenant) -> None:
     # A request begins a moment before it is admitted to the window; a day is far beyond that.
     begun_ms = _NEVER if begun is None else clock.to_ms(begun) - WINDOW_MS
     values = (tenant.id, begun_ms, row.quota_window)
-    used, held = database.execute_sql(_WINDOW, values).fetchone()
+    used, held, requests = database.execute_sql(_WINDOW, values).fetchone()
     for column, kept, found in (
         ("used_tokens", row.used_tokens, used),
         ("held_tokens", row.held_tokens, held),
+        ("used_requests", row.used_requests, requests),
     ):
         if kept != found:
             raise Disagreement(
@@ -249,7 +250,8 @@ WHERE state = 'open' AND billing = 'pay_per_token' AND +tenant_id = ?
 """
 _WINDOW = """
 SELECT COALESCE(SUM(CASE state WHEN 'settled' THEN quota_tokens END), 0),
-    COALESCE(SUM(CASE state WHEN 'open' THEN held_tokens END), 0)
+    COALESCE(SUM(CASE state WHEN 'open' THEN held_tokens END), 0),
+    COUNT(CASE WHEN state = 'open' OR quota_tokens > 0 OR outcome = 'completed' THEN 1 END)
 FROM request WHERE tenant_id = ? AND started_at >= ? AND quota_window = ?
 """
 _NEVER = 2**62

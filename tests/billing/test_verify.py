@@ -156,6 +156,7 @@ def test_right_hashes_do_not_hide_wrong_entries(owner, damage, told):
         ("UPDATE tenant SET held_micros = 499 WHERE id = 1", "held_micros is 499, its open"),
         ("UPDATE request SET held_micros = 501", "held_micros is 500, its open requests hold 501"),
         ("UPDATE subscription SET used_tokens = 29", "used_tokens of its subscription is 29"),
+        ("UPDATE subscription SET used_requests = 7", "used_requests of its subscription is 7"),
         ("UPDATE subscription SET held_tokens = 8", "held_tokens of its subscription is 8"),
         ("UPDATE request SET quota_tokens = 31", "the requests of window 2 make 31"),
         ("DELETE FROM request WHERE request_id = 'req_holds'", "of window 2 make 0"),
