@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from server import clock, rows
-from server.billing import admission
+from server.billing import admission, holds
 from server.billing.holds import Demand, Pool, Refusal
 from server.billing.pricing import Tokens
 from server.billing.scales import Units
@@ -119,8 +119,11 @@ class Hold:
                 )
                 return self._payload()
             except (InsufficientBalance, QuotaExceeded) as refusal:
-                if left_s <= 0 or not refusal.held:
+                if left_s <= 0 or (terms.grows and not refusal.held):
                     raise
+                if not refusal.held:
+                    deadline = loop.time()  # nobody gives anything back: take what there is
+                    continue
             await self._holds.wait_freed(self._call.caller.tenant_id, left_s)
 
     def follow(self, relay: Relay) -> None:
@@ -192,8 +195,8 @@ class Hold:
 
     @property
     def _is_used_up(self) -> bool:
-        covered = self._grant.output_tokens
-        return self._spent >= covered and covered < self._terms.most_output
+        terms, covered = self._terms, self._grant.output_tokens
+        return terms.grows and self._spent >= covered and covered < terms.most_output
 
     @property
     def _is_short(self) -> bool:
@@ -205,7 +208,7 @@ class Hold:
     def _first_demand(self, *, is_last: bool) -> Demand:
         terms = self._terms
         if terms.grows:
-            wanted = min(terms.slice_tokens, terms.most_output)
+            wanted = terms.first_output
             return Demand(self._units, wanted, min(terms.least_output, wanted))
         # A limit lowered now might not have to be lowered in a second.
         is_final = is_last or terms.is_strict
@@ -257,6 +260,8 @@ class Hold:
     async def _waited(self, deadline: float) -> bool:
         """Wait for others to give something back; where that is vain, end the stream."""
         refusal = await self._refusal()
+        if refusal is None:  # somebody gave something back meanwhile
+            return True
         left_s = deadline - asyncio.get_running_loop().time()
         if left_s <= 0 or not self._is_worth_waiting(refusal):
             self._cut(refusal)
@@ -303,12 +308,13 @@ class Hold:
             known.input, known.cache_read, known.cache_write_5m, known.cache_write_1h, self._seen
         )
 
-    async def _refusal(self) -> Refusal | StoreUnavailable:
+    async def _refusal(self) -> Refusal | StoreUnavailable | None:
+        """Say why the stream cannot go on; None where by now it can."""
         if self._failure is not None:  # there may be enough; nobody is told that there is not
             return self._failure
         wanted = self._units(self._spent + 1)
         try:
-            return await self._holds.store.read(self._pool.refusal, wanted)
+            return await self._holds.store.read(holds.why_not, self._pool, self._grant, wanted)
         except StoreUnavailable as err:
             return err
 

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from server.billing.holds import Money, Pool, Quota
+from server.billing.pricing import UNLIMITED_OUTPUT
 from server.billing.scales import InMicros, InQuota, Scale
 from server.calls import Call, Plan, Rules
 from server.protocols.by_protocol import ESTIMATE
@@ -24,6 +25,7 @@ class Terms(Struct, frozen=True):
     is_strict: bool
     input_tokens: int  # an estimate; where strict a bound
     most_output: int
+    first_output: int  # what it is held for at first, where the hold grows
     slice_tokens: int
     least_output: int
     assumed_tokens_per_s: int
@@ -32,19 +34,21 @@ class Terms(Struct, frozen=True):
 def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
     """Settle the terms of a request.
 
-    One without a limit of its own is taken to want the model's `max_output_tokens`.
+    One without a limit of its own is taken to want the model's `max_output_tokens`; a stream
+    that grows may come to more, and is held for as it does.
     """
     request, billing = plan.request, rules.config.billing
     is_strict = billing.hold == "strict"
-    asked = request.max_tokens
-    limit = rules.config.models[plan.model].max_output_tokens if asked is None else asked
+    grows = request.stream and not is_strict
+    usual = _usual_output(plan, rules)
     return Terms(
         pool=_pool(call, plan, rules, now),
         scale=scale_of(call, plan, rules, is_sure=is_strict),
-        grows=request.stream and not is_strict,
+        grows=grows,
         is_strict=is_strict,
         input_tokens=len(plan.payload) + PREAMBLE_TOKENS if is_strict else estimate(plan),
-        most_output=limit * request.choices,
+        most_output=UNLIMITED_OUTPUT if grows and request.max_tokens is None else usual,
+        first_output=min(usual, billing.hold_slice_tokens),
         slice_tokens=billing.hold_slice_tokens,
         least_output=(billing.min_output_tokens + _thinking_budget(plan)) * request.choices,
         assumed_tokens_per_s=billing.assumed_tokens_per_s,
@@ -74,6 +78,14 @@ def _pool(call: Call, plan: Plan, rules: Rules, now: datetime) -> Pool | None:
     if call.caller.billing is Billing.SUBSCRIPTION:
         return Quota(call.caller.tenant_id, rules.limits, now)
     return None if plan.price is None else Money(call.caller.tenant_id)
+
+
+def _usual_output(plan: Plan, rules: Rules) -> int:
+    limit = plan.request.max_tokens
+    if limit is None:
+        limit = rules.config.models[plan.model].max_output_tokens
+    # Beyond that a hold would not fit into the database's 64-bit integers.
+    return min(limit * plan.request.choices, UNLIMITED_OUTPUT)
 
 
 def _thinking_budget(plan: Plan) -> int:

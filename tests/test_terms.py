@@ -1,10 +1,12 @@
 """The terms of a request: what it may hold, and what is asked for of its balance or quota."""
 
 import pytest
+from msgspec.structs import replace
 from support.money import NOW, SMART, config
 
 from server.billing.allowance import Limits
 from server.billing.holds import Money, Quota
+from server.billing.pricing import UNLIMITED_OUTPUT
 from server.billing.rates import price_of
 from server.billing.scales import InMicros, InQuota
 from server.calls import Call, Plan, Rules
@@ -35,9 +37,10 @@ def plan(fields=b"", protocol=Protocol.ANTHROPIC, *, price=PRICE, extras=NONE):
 
 def terms(fields=b"", protocol=Protocol.ANTHROPIC, *, billing=None, **options):
     tiers = {"solo": Tier(name="Solo", price_cents=1, quota_tokens=1000)}
-    rules = Rules.of(
-        config({"smart": SMART}, billing=Holding(**options.pop("hold", {})), tiers=tiers), {}, {}
-    )
+    limits = {name: options.pop(name) for name in ("max_output_tokens",) if name in options}
+    told = config({"smart": SMART}, billing=Holding(**options.pop("hold", {})), tiers=tiers)
+    models = {name: replace(model, **limits) for name, model in told.models.items()}
+    rules = Rules.of(replace(told, models=models), {}, {})
     called = call(protocol, billing or Billing.PAY_PER_TOKEN)
     return terms_of(called, plan(fields, protocol, **options), rules, NOW)
 
@@ -87,10 +90,30 @@ def test_only_a_stream_that_is_not_strict_grows(fields, hold, grows):
         (b',"max_tokens":300,"n":3', Protocol.OPENAI, 900),
         (b',"max_completion_tokens":200', Protocol.OPENAI, 200),
         (b',"n":3', Protocol.OPENAI, 96_000),
+        (b',"max_tokens":2147483647,"n":3', Protocol.OPENAI, UNLIMITED_OUTPUT),
     ],
 )
 def test_the_most_output_is_what_is_asked_for_or_the_models_own_limit(fields, protocol, most):
     assert terms(fields, protocol).most_output == most
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "most"),
+    [
+        (b"", 8192, UNLIMITED_OUTPUT),
+        (b',"max_tokens":300', 300, 300),
+        (b',"max_tokens":90000', 8192, 90_000),
+    ],
+)
+def test_a_stream_is_held_slice_by_slice_for_all_that_may_come(fields, first, most):
+    """Where nothing limits it, the model's own limit may be set too low."""
+    found = terms(b',"stream":true' + fields)
+
+    assert (found.first_output, found.most_output) == (first, most)
+
+
+def test_a_stream_without_a_limit_is_held_at_first_for_the_models_own():
+    assert terms(b',"stream":true', max_output_tokens=1000).first_output == 1000
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,14 @@ def adjust(pool: Pool, demand: Demand, held: int, window: int | None) -> Grant:
     return Grant(held, min(output, demand.wanted_output), window)
 
 
+def why_not(pool: Pool, grant: Grant, units: int) -> Refusal | None:
+    """Say why a hold cannot be made one of `units`; None where it can."""
+    free = pool.free_units(grant.window)
+    if free is not None and units <= free + grant.held:
+        return None
+    return pool.refusal(units)
+
+
 def _affordable(free: int | None, demand: Demand) -> int:
     """Give the longest output up to the wanted one that `free` units pay for; -1 if none."""
     if free is None:

@@ -241,6 +241,23 @@ def test_a_hold_grows_in_its_window_whatever_the_clock_says_since(tenant):
     assert held(pool) == 1000
 
 
+def test_what_was_given_back_meanwhile_is_no_reason_to_end(pool):
+    """Between a hold that could not grow and the question why, others may settle."""
+    grant = run(holds.place, pool, demand(300))
+    run(holds.place, pool, demand(600))
+
+    assert holds.why_not(pool, grant, 400) is None
+    assert holds.why_not(pool, grant, 401).held == 900
+
+
+def test_a_quota_that_is_gone_is_a_reason_to_end(tenant):
+    pool = subscribed(tenant, "solo")
+    grant = run(holds.place, pool, demand(300))
+    Subscription.delete().execute()
+
+    assert isinstance(holds.why_not(pool, grant, 1), SubscriptionInactive)
+
+
 @pytest.mark.parametrize("tier", ["team", "counted"])
 def test_a_quota_without_a_limit_of_tokens_gives_all_that_is_wanted(tenant, tier):
     pool = subscribed(tenant, tier)

@@ -212,9 +212,12 @@ def test_strict_holds_admit_exactly_as_many_as_are_paid_for(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", PATHS)
-@pytest.mark.parametrize("stream", [True, False])
-def test_strict_lowers_the_limit_to_what_is_affordable(tmp_path, protocol, stream):
-    options = config(billing="{hold: strict, min_output_tokens: 20}")
+@pytest.mark.parametrize(
+    ("hold", "stream"), [("strict", True), ("strict", False), ("incremental", False)]
+)
+def test_a_limit_is_lowered_to_what_is_affordable(tmp_path, protocol, hold, stream):
+    """At once, too: nobody else holds anything, so there is nothing to wait for."""
+    options = config(billing=f"{{hold: {hold}, min_output_tokens: 20}}")
 
     async def scenario():
         async with started(tmp_path, options, usd=0) as gateway:
