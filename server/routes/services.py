@@ -1,6 +1,7 @@
 """What the handlers are given: the parts of a running gateway."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,15 +30,17 @@ class Deadlines:
 
 
 def new_request_ids() -> Iterator[str]:
-    """Give one id after another: `req_` and 128 random bits.
+    """Give one id after another: `req_`, the time in milliseconds, and 128 random bits, in hex.
 
-    Randomness is fetched for many at once: each fetch lets go of Python's lock, which the
-    store's thread then takes, and would cost a request more than its id.
+    Ids of one time share the pages of their indexes: without the time each request would write
+    two pages more, and ever colder ones as the database grows. Randomness is fetched for many at
+    once: each fetch lets go of Python's lock, which the store's thread then takes, and would
+    cost a request more than its id.
     """
     while True:
         pool = os.urandom(16 * 256).hex()
         for begin in range(0, len(pool), 32):
-            yield "req_" + pool[begin : begin + 32]
+            yield f"req_{time.time_ns() // 1_000_000:012x}{pool[begin : begin + 32]}"
 
 
 @dataclass(slots=True)

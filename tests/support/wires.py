@@ -210,7 +210,7 @@ def check_refusal(reply: Reply, protocol: str, status: int, kind: str) -> str:
     `kind` is Anthropic's `error.type` or OpenAI's `error.code`.
     """
     made = reply.header("request-id")
-    assert re.fullmatch("req_[0-9a-f]{32}", made or "")
+    assert re.fullmatch("req_[0-9a-f]{44}", made or "")
     assert reply.header("x-request-id") == made
     assert reply.status == status
     body = reply.json()
