@@ -14,7 +14,7 @@ from server import errors
         (errors.ModelNotFound("Why."), 5, "model_not_found"),
         (errors.Conflict("Why."), 6, "conflict"),
         (errors.StoreUnavailable("Why."), 7, "unavailable"),
-        (errors.UpstreamError("Why."), 1, "upstream_error"),
+        (errors.UpstreamError("Why."), 7, "upstream_error"),
         (errors.GatewayError("Why."), 1, "internal"),
     ],
 )
