@@ -57,7 +57,7 @@ def check_messages_stream(raw: bytes, *, allow_empty_text: bool = False) -> dict
         require(not machine.ended, f"after the end came {data or 'a comment'!r}")
         if data is None:
             continue
-        event = _object(data)
+        event = object_of(data)
         require(name is not None, f"an event without a name: {data!r}")
         require(name == event.get("type"), f"event {name!r} carries type {event.get('type')!r}")
         machine.take(event)
@@ -173,7 +173,7 @@ class _Messages:
         if "input_json_delta" in DELTAS_OF_BLOCK.get(block["type"], ()):
             written = self.arguments or "{}"
             try:
-                block["input"] = _object(written)
+                block["input"] = object_of(written)
             except BrokenStreamError:
                 self.torn, block["input"] = True, written  # allowed where the answer was cut off
         self.open = False
@@ -216,7 +216,7 @@ class _Chat:
         if data == "[DONE]":
             self._done()
             return
-        chunk = _object(data)
+        chunk = object_of(data)
         if chunk.get("error") is not None:
             self.completion["error"] = _error(chunk, "message")
             require({"type", "param", "code"} <= chunk["error"].keys(), "error lacks a member")
@@ -315,7 +315,7 @@ def _finish(choice, reason):
     require(reason != "stop" or not calls, "stop with tool calls")
     if reason not in CUT_OFF:
         for call in calls:
-            _object(call["function"]["arguments"])
+            object_of(call["function"]["arguments"])
     choice["finish_reason"] = reason
 
 
@@ -349,7 +349,9 @@ def _value(line):
     return line.partition(":")[2].removeprefix(" ")
 
 
-def _object(text):
+def object_of(text: str) -> dict:
+    """Read a JSON object strictly: no name twice, no NaN."""
+
     def unique(pairs):
         names = [name for name, _ in pairs]
         require(len(names) == len(set(names)), f"a name twice in {text!r}")
