@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 from sanic import Sanic
+from support.taps import check_streams, tap
 
 from server import clock
 from server.billing import ledger, subscriptions
@@ -119,12 +120,13 @@ class Started:
 async def started(folder: Path, config: str | None = None, *, usd: int = 1000, **options: Any):
     """Run a gateway from `folder`, its tenant given `usd` and the first tier of the config.
 
-    `options` go to `server.lifecycle.running`.
+    `options` go to `server.lifecycle.running`. At the end the streams that it gave are checked.
     """
     Sanic.test_mode = True  # or a second gateway of one process cannot start
     settings = load(lay_out(folder, config))
     options = {"port": 0, "environ": {}, **options}
     async with running(settings, **options) as gateway:
+        given = tap(gateway)
         result = Started(gateway, "", folder)
         _, result.secret = await result.mint()
         if usd:
@@ -132,3 +134,4 @@ async def started(folder: Path, config: str | None = None, *, usd: int = 1000, *
         if result.tiers:
             await result.subscribe(next(iter(result.tiers)))
         yield result
+    check_streams(given, folder, settings.config)
