@@ -79,6 +79,8 @@ def _must_be_sound(row, config):
     spoken = config.upstreams[row["upstream"]].protocol
     is_relayed = spoken in (row["protocol"], "demo")
     model = row["upstream_model"]
+    if row["protocol"] not in CHECKS:
+        return False
     return not is_relayed or (model.startswith(DEMO) and not model.startswith(BREAKS_EVENTS))
 
 
