@@ -105,9 +105,16 @@ def _document(block: Block) -> list[bytes]:
     if source.type == "text":
         return [joined([*heading, string(source.data, "data")], rb"\n\n")]
     if source.type == "content":
-        inside = [part for each in blocks(source.content) for part in parts(each)]
+        inside = [part for each in blocks(source.content) for part in _of_document(each)]
         return [joined(heading, rb"\n\n"), *inside] if heading else inside
     raise _unsendable("document", source)
+
+
+def _of_document(block: Block) -> list[bytes]:
+    # Each level is read anew: documents within documents without end would take seconds.
+    if block.type not in ("text", "image"):
+        raise InvalidRequest("A document may hold text and images.", param="messages")
+    return parts(block)
 
 
 def _search_result(block: Block) -> list[bytes]:
