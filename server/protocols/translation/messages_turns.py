@@ -75,7 +75,7 @@ class Conversation:
         self._compat = compat
         self._names = names
         self._sent: list[bytes] = []
-        self._unanswered: dict[str, None] = {}
+        self._unanswered: dict[str, str] = {}  # by their ids: the ids that the client gave them
         self._waiting: list[bytes] = []
 
     def add_system(self, content: Raw, instruction: bytes | None = None) -> None:
@@ -154,9 +154,10 @@ class Conversation:
         ident = from_safe(block.id)
         if ident in self._unanswered:
             raise InvalidRequest(
-                f"`tool_use` ids must be unique: {block.id} stands twice.", param="messages"
+                f"messages: `tool_use` ids must be unique: {block.id} stands twice.",
+                param="messages",
             )
-        self._unanswered[ident] = None
+        self._unanswered[ident] = block.id
         name = self._names.sent(block.name).encode()
         return b'{"id":%b,"type":"function","function":{"name":"%b","arguments":%b}}' % (
             quoted(ident),
@@ -169,7 +170,8 @@ class Conversation:
         ident = from_safe(block.tool_use_id or "")
         if ident not in self._unanswered:
             raise InvalidRequest(
-                f"Unexpected `tool_use_id` found in `tool_result` blocks: {block.tool_use_id}. "
+                f"messages: unexpected `tool_use_id` found in `tool_result` blocks: "
+                f"{block.tool_use_id}. "
                 "Each needs its `tool_use` block in the message before.",
                 param="messages",
             )
@@ -215,8 +217,8 @@ class Conversation:
     def _check_answered(self) -> None:
         if self._unanswered:
             raise InvalidRequest(
-                "`tool_use` ids were found without `tool_result` blocks immediately after: "
-                f"{', '.join(self._unanswered)}.",
+                "messages: `tool_use` ids were found without `tool_result` blocks immediately after: "
+                f"{', '.join(self._unanswered.values())}.",
                 param="messages",
             )
 

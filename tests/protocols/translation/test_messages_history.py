@@ -334,7 +334,7 @@ def test_texts_between_calls_stay_apart_and_pieces_of_one_text_do_not():
     ],
 )
 def test_a_call_without_its_result_is_refused(pairs):
-    """Chat servers refuse it too; Claude Code mends a history that is refused in these words."""
+    """Chat servers refuse it too. The words are those of the Messages API itself."""
     with pytest.raises(InvalidRequest, match="without `tool_result` blocks immediately after: t"):
         turns(("user", "go"), *pairs)
 
@@ -348,8 +348,15 @@ def test_a_call_without_its_result_is_refused(pairs):
     ],
 )
 def test_a_result_without_its_call_is_refused(pairs):
-    with pytest.raises(InvalidRequest, match="Unexpected `tool_use_id`"):
+    with pytest.raises(InvalidRequest, match="unexpected `tool_use_id`"):
         turns(*pairs)
+
+
+def test_a_refusal_names_the_id_that_the_client_knows():
+    ident = to_safe("functions.Read:0")
+
+    with pytest.raises(InvalidRequest, match=ident):
+        turns(("assistant", [use(ident)]))
 
 
 def test_an_id_that_stands_twice_in_a_turn_is_refused():
