@@ -170,7 +170,7 @@ class Conversation:
         ident = from_safe(block.tool_use_id or "")
         if ident not in self._unanswered:
             raise InvalidRequest(
-                f"messages: unexpected `tool_use_id` found in `tool_result` blocks: "
+                "messages: unexpected `tool_use_id` found in `tool_result` blocks: "
                 f"{block.tool_use_id}. "
                 "Each needs its `tool_use` block in the message before.",
                 param="messages",
@@ -217,8 +217,8 @@ class Conversation:
     def _check_answered(self) -> None:
         if self._unanswered:
             raise InvalidRequest(
-                "messages: `tool_use` ids were found without `tool_result` blocks immediately after: "
-                f"{', '.join(self._unanswered.values())}.",
+                "messages: `tool_use` ids were found without `tool_result` blocks immediately "
+                f"after: {', '.join(self._unanswered.values())}.",
                 param="messages",
             )
 
