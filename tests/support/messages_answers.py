@@ -46,8 +46,8 @@ ANSWERS = {
             thinking("One"),
             {"type": "redacted_thinking", "data": "c2VjcmV0"},
             thinking("two", "Yg=="),
-        ]
-        + [text("So.")],
+            text("So."),
+        ],
         "end_turn",
     ),
     "thinking alone": ([thinking("Hm.")], "end_turn"),
