@@ -1,0 +1,86 @@
+"""The tool calls of a Chat stream: which of them each fragment belongs to."""
+
+from server.protocols.translation.arguments import Arguments, whole
+from server.protocols.translation.completions import ToolCall
+
+
+class Call:
+    """One tool call, as far as it has come."""
+
+    __slots__ = ("_has_given", "_ready", "arguments", "ident", "index", "name")
+
+    def __init__(self, index: bytes) -> None:
+        self.index = index
+        self.ident = ""
+        self.name = ""
+        self.arguments = Arguments()
+        self._ready = ""
+        self._has_given = False
+
+    @property
+    def is_known(self) -> bool:
+        """Tell whether it can be begun; an id may come late, but not behind the arguments."""
+        return self.name != "" and (self.ident != "" or self.arguments.has_begun)
+
+    @property
+    def is_torn(self) -> bool:
+        """Tell whether its arguments have begun and not ended."""
+        return self.arguments.has_begun and not self.arguments.is_complete
+
+    def take(self, fragment: ToolCall, ident: str, name: str) -> None:
+        """Add a fragment; id and name count once."""
+        self.ident = self.ident or ident
+        self.name = self.name or name
+        if text := fragment.arguments:
+            self._ready += self.arguments.take(text)
+
+    def drain(self) -> str:
+        """Give what is ready, once."""
+        ready, self._ready = self._ready, ""
+        self._has_given = self._has_given or ready != ""
+        return ready
+
+    def end(self) -> str:
+        """Give the rest, so that it makes an object together with what was given."""
+        if self._has_given:
+            return self.drain() + self.arguments.close()
+        return whole(self._ready + self.arguments.rest)
+
+
+class StreamedCalls:
+    """The calls of one stream, told apart by their indices as far as servers keep to them.
+
+    Some leave the index out or send 0 with every call; some leave the id out, send it with every
+    fragment, or a new one with each; some repeat the name.
+    """
+
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
+
+    def take(self, fragment: ToolCall) -> tuple[Call, bool]:
+        """Add a fragment to its call; give the call and whether it is a new one."""
+        ident, name, index = fragment.ident, fragment.name, bytes(fragment.index)
+        call = self._find(index, ident, name)
+        is_new = call is None
+        if call is None:
+            call = Call(index)
+            self._calls.append(call)
+        call.take(fragment, ident, name)
+        return call, is_new
+
+    def _find(self, index: bytes, ident: str, name: str) -> Call | None:
+        """Find the call that a fragment goes on with; None: it begins one."""
+        near = [call for call in self._calls if index in (call.index, b"null")]
+        known = [call for call in near if ident and call.ident == ident]
+        if not near:
+            return None
+        last = (known or near)[-1]
+        if not name or not last.name:
+            return last
+        if known:
+            begins = name != last.name and not last.is_torn
+        elif ident and last.ident:
+            begins = name != last.name or not last.is_torn
+        else:
+            begins = last.arguments.is_complete or (index == b"null" and name != last.name)
+        return None if begins else last
