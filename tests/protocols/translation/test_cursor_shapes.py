@@ -36,7 +36,7 @@ def text(words):
     [
         b'{ "stream" : true, "messages":[ {"role":"user","content":"h\\u0069"} ],"model":"m"}',
         b'{"messages":[{"content":[{"text":"a","type":"text"}, {"type":"refusal"}], "role":"x"}]}',
-        b'{"messages":[],"tools":[{"function":{"name":"f" },"type":"function"}],"tool_choice":"a"}',
+        b'{"messages":[],"tools":[ {"function":{"name":"f"},"type":"function"}],"tool_choice":"a"}',
         b'{"messages":[],"tools":null,"tool_choice":{"type":"function","function":{"name": "f"}}}',
         b'{"messages":[],"tools":[],"system":null,"input":"beside messages"}',
         b'{"model":"m"}',
