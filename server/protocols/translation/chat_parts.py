@@ -6,16 +6,13 @@ Strings are moved as they stand in the request, so a text's bytes are the same i
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
-
-NULL = Raw(b"null")
-
-Value = TypeVar("Value")
+from server.protocols.translation.json_text import NULL, read
 
 
 class Block(NamedTuple):
@@ -27,20 +24,6 @@ class Block(NamedTuple):
     def whole(self) -> bytes:
         """Give the block with its mark in it."""
         return marked(self.bare, self.mark)
-
-
-def read(decoder: msgspec.json.Decoder[Value], raw: Raw, name: str) -> Value:
-    """Decode the request's member `name`, or a piece of it.
-
-    Raises:
-        InvalidRequest: it is not of the decoder's shape; `param` is `name`.
-    """
-    try:
-        return decoder.decode(raw)
-    except msgspec.DecodeError as exc:
-        raise InvalidRequest(f"{name} cannot be read: {exc}.", param=name) from exc
-    except RecursionError as exc:
-        raise InvalidRequest(f"{name} is nested too deeply.", param=name) from exc
 
 
 def is_string(raw: Raw) -> bool:
@@ -59,7 +42,9 @@ def blocks(content: Raw, mark: Raw = NULL) -> list[Block]:
     """
     if content == NULL:
         return []
-    parts = [_Part(text=content)] if is_string(content) else read(_PARTS, content, "messages")
+    if is_string(content):
+        return [Block(bare, mark) for bare in _said(content)]
+    parts = read(content, _PARTS, "messages")
     found = [Block(bare, part.cache_control) for part in parts for bare in _bare(part)]
     if found and found[-1].mark == NULL:
         found[-1] = Block(found[-1].bare, mark)
@@ -137,7 +122,7 @@ def _said(text: Raw) -> list[bytes]:
 
 def _image(part: _Part) -> list[bytes]:
     link = part.image_url
-    url = read(_STRING, link, "messages") if is_string(link) else read(_LINK, link, "messages").url
+    url = read(link, _STRING, "messages") if is_string(link) else read(link, _LINK, "messages").url
     if url.startswith(_WEB):
         return [_block("image", {"type": "url", "url": url})]
     media, data = _data_of(url)
@@ -150,7 +135,7 @@ def _image(part: _Part) -> list[bytes]:
 
 
 def _file(part: _Part) -> list[bytes]:
-    file = read(_FILE, part.file, "messages")
+    file = read(part.file, _FILE, "messages")
     if file.file_data is None:
         raise InvalidRequest(
             "A file must be given as file_data; uploaded files are not known here.",

@@ -22,9 +22,10 @@ from msgspec import Raw, Struct
 from server.errors import InvalidRequest
 from server.protocols.body import join
 from server.protocols.translation import Translated
-from server.protocols.translation.chat_parts import NULL, is_string, read, text_block
+from server.protocols.translation.chat_parts import is_string, text_block
 from server.protocols.translation.chat_tools import tools
 from server.protocols.translation.chat_turns import conversation
+from server.protocols.translation.json_text import NULL, array, read
 
 EFFORTS = {"minimal": "low"} | {name: name for name in ("low", "medium", "high", "xhigh", "max")}
 
@@ -48,9 +49,9 @@ def request(fields: Mapping[str, Raw], *, max_tokens: int) -> Translated:
         "max_tokens": _limit(given, max_tokens),
         "stream": given.get("stream"),
         "cache_control": _cache_control(given),
-        "system": _array(system) if system else None,
-        "messages": _array(talk.turns),
-        "tools": _array(offered.items) if offered.items else None,
+        "system": array(system) if system else None,
+        "messages": array(talk.turns),
+        "tools": array(offered.items) if offered.items else None,
         "tool_choice": offered.choice,
         "thinking": _thinking(given),
         "output_config": _output_config(given),
@@ -83,18 +84,14 @@ _DEFAULT_SAMPLING = 1.0
 _ONLY_JSON = text_block(b'"Answer with one JSON object and nothing else."')
 
 
-def _array(items: list[bytes]) -> bytes:
-    return b"[%b]" % b",".join(items)
-
-
 def _refuse(given: Mapping[str, Raw]) -> None:
     """Refuse what would be paid for, or waited for, and could not come."""
     asks = {
-        "n": "n" in given and read(_INT, given["n"], "n") > 1,
-        "logprobs": "logprobs" in given and read(_BOOL, given["logprobs"], "logprobs"),
+        "n": "n" in given and read(given["n"], _INT, "n") > 1,
+        "logprobs": "logprobs" in given and read(given["logprobs"], _BOOL, "logprobs"),
         "audio": "audio" in given,
         "modalities": "modalities" in given
-        and "audio" in read(_STRINGS, given["modalities"], "modalities"),
+        and "audio" in read(given["modalities"], _STRINGS, "modalities"),
         "web_search_options": "web_search_options" in given,
     }
     for name, is_asked in asks.items():
@@ -120,7 +117,7 @@ def _cache_control(given: Mapping[str, Raw]) -> Raw | bytes | None:
 def _format(given: Mapping[str, Raw]) -> _Format | None:
     if "response_format" not in given:
         return None
-    return read(_FORMAT, given["response_format"], "response_format")
+    return read(given["response_format"], _FORMAT, "response_format")
 
 
 def _format_told(given: Mapping[str, Raw]) -> list[bytes]:
@@ -148,7 +145,7 @@ def _output_config(given: Mapping[str, Raw]) -> bytes | None:
 def _effort(given: Mapping[str, Raw]) -> str | None:
     if "reasoning_effort" not in given:
         return None
-    effort = read(_STRING, given["reasoning_effort"], "reasoning_effort")
+    effort = read(given["reasoning_effort"], _STRING, "reasoning_effort")
     if effort not in EFFORTS and effort != "none":
         raise InvalidRequest(
             f"reasoning_effort must be one of none, {', '.join(EFFORTS)}.",
@@ -165,7 +162,7 @@ def _stop_sequences(given: Mapping[str, Raw]) -> bytes | None:
     if "stop" not in given:
         return None
     raw = given["stop"]
-    stops = [read(_STRING, raw, "stop")] if is_string(raw) else read(_STRINGS, raw, "stop")
+    stops = [read(raw, _STRING, "stop")] if is_string(raw) else read(raw, _STRINGS, "stop")
     kept = [stop for stop in stops if stop.strip()]
     return _encode(kept) if kept else None
 
@@ -173,7 +170,7 @@ def _stop_sequences(given: Mapping[str, Raw]) -> bytes | None:
 def _sampling(given: Mapping[str, Raw]) -> dict[str, Raw | bytes]:
     """Give the one sampling parameter that differs from the default; models take no two."""
     for name in ("temperature", "top_p"):
-        value = read(_NUMBER, given[name], name) if name in given else _DEFAULT_SAMPLING
+        value = read(given[name], _NUMBER, name) if name in given else _DEFAULT_SAMPLING
         if value < _DEFAULT_SAMPLING:
             return {name: given[name]}
     return {}

@@ -8,7 +8,8 @@ from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.body import join
-from server.protocols.translation.chat_parts import NULL, is_string, marked, read
+from server.protocols.translation.chat_parts import is_string, marked
+from server.protocols.translation.json_text import NULL, quoted, read
 
 CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 
@@ -89,9 +90,9 @@ _SCHEMA_NEEDS = {"type": Raw(b'"object"'), "properties": Raw(b"{}")}
 
 
 def _offered(fields: Mapping[str, Raw]) -> list[tuple[_Tool, _Function]]:
-    functions = read(_FUNCTIONS, fields.get("functions", NULL), "functions") or []
+    functions = read(fields.get("functions", NULL), _FUNCTIONS, "functions") or []
     offered = [(_Tool(), function) for function in functions]
-    for tool in read(_TOOLS, fields.get("tools", NULL), "tools") or []:
+    for tool in read(fields.get("tools", NULL), _TOOLS, "tools") or []:
         if tool.type != "function" or tool.function is None:
             raise InvalidRequest(
                 f'This model takes tools of type "function" only, not "{tool.type[:64]}".',
@@ -102,7 +103,7 @@ def _offered(fields: Mapping[str, Raw]) -> list[tuple[_Tool, _Function]]:
 
 
 def _item(tool: _Tool, function: _Function) -> bytes:
-    item = {"name": _encode(function.name)}
+    item = {"name": quoted(function.name)}
     if function.description != NULL:
         item["description"] = bytes(function.description)
     item["input_schema"] = _schema(function.parameters)
@@ -116,7 +117,7 @@ def _schema(parameters: Raw) -> bytes:
     """Give a tool's schema; `type` and `properties` are added where it goes without them."""
     if parameters == NULL:
         return b'{"type":"object","properties":{}}'
-    given = read(_SCHEMA, parameters, "tools")
+    given = read(parameters, _SCHEMA, "tools")
     has_all = all(given.get(name, NULL) != NULL for name in _SCHEMA_NEEDS)
     if has_all:
         return bytes(parameters)
@@ -131,8 +132,8 @@ def _asked(fields: Mapping[str, Raw]) -> _Asked | None:
     if raw == NULL:
         return None
     if is_string(raw):
-        return _Asked(_type(read(_STRING, raw, name), name))
-    choice = read(_CHOICE, raw, name)
+        return _Asked(_type(read(raw, _STRING, name), name))
+    choice = read(raw, _CHOICE, name)
     if choice.allowed_tools is not None:
         allowed = (tool.function for tool in choice.allowed_tools.tools)
         names = frozenset(function.name for function in allowed if function is not None)

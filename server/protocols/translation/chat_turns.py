@@ -2,7 +2,7 @@
 
     Chat                                Messages
     system, developer, before all else  blocks of `system`, one for each text
-    system, developer, later on         user text in place, between <system> tags
+    system, developer, later on         user text in place, between <system-reminder> tags
     user                                user
     assistant                           assistant: signed thinking, texts, then tool_use
     tool, function                      user: tool_result, ahead of what the user says
@@ -23,15 +23,9 @@ from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.translation import idents
-from server.protocols.translation.chat_parts import (
-    NULL,
-    Block,
-    blocks,
-    is_string,
-    marked,
-    read,
-    text_block,
-)
+from server.protocols.translation.arguments import UNFIT
+from server.protocols.translation.chat_parts import Block, blocks, is_string, marked, text_block
+from server.protocols.translation.json_text import NULL, array, quoted, read
 
 
 class Conversation(Struct, frozen=True):
@@ -49,14 +43,12 @@ def conversation(messages: Raw) -> Conversation:
     Raises:
         InvalidRequest: a message of no known role or shape.
     """
-    waiting = read(_MESSAGES, messages, "messages")
-    waiting.reverse()
-    system: list[bytes] = []
-    while waiting and waiting[-1].role in _INSTRUCTING:
-        system += _whole(_content(waiting.pop()))
+    said = read(messages, _MESSAGES, "messages")
+    late = next((at for at, each in enumerate(said) if each.role not in _INSTRUCTING), len(said))
+    system = [block for each in said[:late] for block in _whole(_content(each))]
     turns = _Turns()
-    while waiting:
-        _take(turns, waiting.pop())
+    for each in said[late:]:
+        _take(turns, each)
     turns.end()
     if system and not turns.done:
         return Conversation([], [_turn("user", system)])
@@ -201,12 +193,12 @@ def _whole(found: list[Block]) -> list[bytes]:
 
 
 def _turn(role: str, content: list[bytes]) -> bytes:
-    return b'{"role":"%b","content":[%b]}' % (role.encode(), b",".join(content))
+    return b'{"role":"%b","content":%b}' % (role.encode(), array(content))
 
 
 def _between_tags(block: Block) -> Block:
     text = block.bare[len(_TEXT_START) : -len(_TEXT_END)]
-    tagged = rb"%b<system>\n%b\n</system>%b" % (_TEXT_START, text, _TEXT_END)
+    tagged = rb"%b<system-reminder>\n%b\n</system-reminder>%b" % (_TEXT_START, text, _TEXT_END)
     return Block(tagged, block.mark) if block.bare.startswith(_TEXT_START) else block
 
 
@@ -261,30 +253,30 @@ def _legacy_ident(name: str) -> str:
 
 
 def _tool_use(ident: str, function: _Function) -> bytes:
-    name, given = _encode(function.name), _input(function.arguments)
+    name, given = quoted(function.name), _input(function.arguments)
     return b'{"type":"tool_use","id":"%b","name":%b,"input":%b}' % (ident.encode(), name, given)
 
 
 def _input(arguments: Raw) -> Raw | bytes:
     """Give a call's input as the text that the model wrote, numbers and spaces untouched.
 
-    None is `{}`. What is no object, as a model's own slip, stands as text in `arguments`.
+    None is `{}`. What is no object, by a slip of the model's, stands as text under `UNFIT`.
     """
     if arguments == NULL:
         return b"{}"
     if not is_string(arguments):
         return arguments  # the object itself, as some clients send it
-    text = read(_STRING, arguments, "messages")
+    text = read(arguments, _STRING, "messages")
     try:
         _OBJECT.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return b'{"arguments":%b}' % arguments if text.strip() else b"{}"
+        return b"{%b:%b}" % (quoted(UNFIT), arguments) if text.strip() else b"{}"
     return text.encode()
 
 
 def _tool_result(ident: str, result: list[Block]) -> bytes:
     """Give a result; its mark goes on the whole of it, as that is what is cached."""
-    content = b',"content":[%b]' % b",".join(block.bare for block in result) if result else b""
+    content = b',"content":%b' % array([block.bare for block in result]) if result else b""
     bare = b'{"type":"tool_result","tool_use_id":"%b"%b}' % (ident.encode(), content)
     marks = [block.mark for block in result if block.mark != NULL]
     return marked(bare, marks[-1]) if marks else bare

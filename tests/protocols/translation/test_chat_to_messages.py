@@ -121,7 +121,7 @@ def test_a_late_instruction_stays_where_it_was_said():
     assert asked["system"] == [text("s")]
     assert asked["messages"][-1] == {
         "role": "user",
-        "content": [text("<system>\nBe brief.\n</system>"), text("now")],
+        "content": [text("<system-reminder>\nBe brief.\n</system-reminder>"), text("now")],
     }
 
 
@@ -162,7 +162,9 @@ def test_calls_of_one_turn_told_in_two_messages_stay_together():
 def test_a_call_whose_result_never_came_is_told_as_failed(later):
     said = turns(user(), assistant(None, call("a"), call("b")), tool("b"), *later)
 
-    assert said[2][1][:2] == [result("b", text("done")), missing("a")]
+    results = [result("b", text("done")), missing("a")]
+    assert said[2][1] == results + ["stop"] * bool(later)
+    assert said[3:] == [("assistant", ["ok"]), ("user", ["?"])][: len(said) - 3]
 
 
 @pytest.mark.parametrize("stray", [tool("gone", "found it"), tool("a", "found it")])
@@ -182,6 +184,15 @@ def test_a_result_without_its_call_is_told_as_text(stray):
         ),
         ("assistant", ["So."]),
     ]
+
+
+def test_a_result_that_comes_too_late_is_told_as_text():
+    said = turns(user(), assistant(None, call("a")), user("b"), assistant("c"), tool("a", "late"))
+
+    assert said[4] == (
+        "user",
+        ["The result of a tool call that is no longer in this conversation:", "late"],
+    )
 
 
 def test_an_empty_stray_result_is_nothing():
@@ -213,7 +224,9 @@ def test_an_id_that_comes_again_in_a_later_turn_gets_another_name():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("blank", ["", "  ", "\n\t", None, [], [text("")], [text("\n")]])
+@pytest.mark.parametrize(
+    "blank", ["", "  ", "\n\t", None, [], [text("")], [text("\n")], [text(None)]]
+)
 def test_a_blank_text_is_no_block_and_no_turn(blank):
     assert turns(user("a"), assistant(blank), user(blank), user("b")) == [("user", ["a", "b"])]
     assert turns(user(), assistant(blank, call("a")), tool("a", blank))[1:] == [
@@ -225,7 +238,7 @@ def test_a_blank_text_is_no_block_and_no_turn(blank):
 def test_images_and_files_keep_their_place():
     parts = [
         text("look"),
-        image("data:image/jpg;base64,AAAA"),
+        image("data:image/JPG;base64,AAAA"),
         image("https://host.example/a.png"),
         {"type": "image_url", "image_url": "data:image/webp;base64,BBBB"},
         {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF_URL}},
@@ -304,7 +317,7 @@ def test_a_message_that_cannot_be_read_is_refused(message, why):
 def test_what_is_nested_too_deeply_is_refused():
     deep = msgspec.Raw(b'[{"role":"user","content":' + b"[" * 9999 + b"]" * 9999 + b"}]")
 
-    with pytest.raises(InvalidRequest, match="too deeply"):
+    with pytest.raises(InvalidRequest, match="messages cannot be read"):
         chat_to_messages.request({"model": msgspec.Raw(b'"m"'), "messages": deep}, max_tokens=1)
 
 
@@ -345,6 +358,7 @@ def signed(**members):
 def test_signed_thinking_comes_back_ahead_of_all_else():
     details = [
         signed(type="reasoning.text", text="because", signature="c2ln"),
+        signed(type="reasoning.text", text="therefore", signature="bmV4dA"),
         signed(type="reasoning.encrypted", data="b3BhcXVl", index=1),
     ]
 
@@ -352,6 +366,7 @@ def test_signed_thinking_comes_back_ahead_of_all_else():
 
     assert said[1][1] == [
         {"type": "thinking", "thinking": "because", "signature": "c2ln"},
+        {"type": "thinking", "thinking": "therefore", "signature": "bmV4dA"},
         {"type": "redacted_thinking", "data": "b3BhcXVl"},
         "So.",
         tool_use("a"),
@@ -398,10 +413,10 @@ def test_thinking_that_claude_did_not_sign_is_never_shown_to_it(details):
         ('{\n  "a": "\\u00fc"\n}', None),
         ("", b"{}"),
         (" \n", b"{}"),
-        ("[1]", rb'{"arguments":"[1]"}'),
-        ('{"a": ', rb'{"arguments":"{\"a\": "}'),
-        ('{"a": "\\ud800"}', rb'{"arguments":"{\"a\": \"\\ud800\"}"}'),
-        ("plain words", b'{"arguments":"plain words"}'),
+        ("[1]", rb'{"invalid_arguments":"[1]"}'),
+        ('{"a": ', rb'{"invalid_arguments":"{\"a\": "}'),
+        ('{"a": "\\ud800"}', rb'{"invalid_arguments":"{\"a\": \"\\ud800\"}"}'),
+        ("plain words", b'{"invalid_arguments":"plain words"}'),
     ],
 )
 def test_arguments_are_the_text_that_the_model_wrote(arguments, sent):
@@ -418,7 +433,11 @@ def test_arguments_that_are_no_text_are_taken_too(arguments, sent):
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=12,
 )
@@ -426,12 +445,7 @@ JSON = st.recursive(
 
 @given(st.dictionaries(st.text(), JSON), st.booleans())
 def test_any_object_survives_as_arguments(value, is_ascii):
-    try:
-        arguments = json.dumps(value, ensure_ascii=is_ascii)
-        arguments.encode()
-        msgspec.json.decode(arguments)
-    except (UnicodeEncodeError, msgspec.DecodeError):
-        return  # half a surrogate pair: no request can hold it
+    arguments = json.dumps(value, ensure_ascii=is_ascii)
     asked = {"model": "m", "messages": [user(), assistant(None, call("a", arguments))]}
 
     fields = translated(json.dumps(asked).encode())
