@@ -77,7 +77,8 @@ class MessagesAsChat:
 
     def feed(self, whole_events: bytes) -> bytes:
         chunks: list[bytes] = []
-        for piece in sse.pieces(whole_events):
+        text = whole_events.decode(errors="replace").encode()  # the reader skips some strings
+        for piece in sse.pieces(text):
             try:
                 event = _EVENT.decode(sse.fields(piece)[1])
             except (ValueError, RecursionError):

@@ -24,7 +24,7 @@ class MessagesWhole:
         self._open: dict[int, Growing] = {}
 
     def feed(self, whole_events: bytes) -> bytes:
-        for _, data in sse.events(whole_events):
+        for _, data in sse.events(_text(whole_events)):
             try:
                 self._take(_EVENT.decode(data), data)
             except (ValueError, RecursionError):
@@ -57,7 +57,7 @@ class ChatWhole:
         self._completion = Growing(_COMPLETION)
 
     def feed(self, whole_events: bytes) -> bytes:
-        for _, data in sse.events(whole_events):
+        for _, data in sse.events(_text(whole_events)):
             try:
                 self._completion.add(data)
             except (ValueError, RecursionError):
@@ -107,6 +107,11 @@ _NOTHING = (None, b"null", b'""', b"[]")
 _COMPLETION = Shape(indexed={"choices": _CHOICE})
 
 
+def _text(whole_events: bytes) -> bytes:
+    """Replace what is not UTF-8; the body would be of use to nobody."""
+    return whole_events.decode(errors="replace").encode()
+
+
 def _growth(delta: dict[str, Raw]) -> dict[str, Raw]:
     """Give what a delta adds to the members of its block."""
     if "citation" in delta:
@@ -123,7 +128,7 @@ def _written_block(block: Growing) -> bytes:
     members = block.written()
     fragments = members.pop("partial_json", b'""')
     if fragments != b'""':
-        members["input"] = _tool_input(_STRING.decode(fragments.decode(errors="replace")))
+        members["input"] = _tool_input(_STRING.decode(fragments))
     return join(members)
 
 

@@ -165,6 +165,12 @@ def test_what_cannot_be_read_is_passed_over(odd):
     assert translated([*events[:3], odd, *events[3:]]) == translated(events)
 
 
+def test_a_byte_that_is_not_utf8_spoils_no_more_than_its_character():
+    stream = b"".join(answers.stream([text("Hallo")])).replace(b"Hallo", b"H\xe4llo")
+
+    assert b'"content":"H\xef\xbf\xbdllo"' in translated([stream])
+
+
 def test_the_index_counts_tools_not_blocks():
     blocks = [thinking("Hm."), text("So"), tool_use(a=1), text("and"), tool_use("Read", "toolu_2")]
 

@@ -259,6 +259,14 @@ def test_a_tool_without_arguments_has_an_empty_input(parts):
     assert message(*block(tool_use(), *fragments(*parts)))["content"] == [tool_use()]
 
 
+def test_a_byte_that_is_not_utf8_spoils_no_more_than_its_character():
+    stream = b"".join(answers.stream([text("Hallo")])).replace(b"Hallo", b"H\xe4llo")
+    chunks = [chunk(choice(content="Hallo")).replace(b"Hallo", b"H\xe4llo")]
+
+    assert gathered(MessagesWhole(), [stream])["content"] == [text("H\ufffdllo")]
+    assert completion(*chunks)["choices"][0]["message"]["content"] == "H\ufffdllo"
+
+
 def test_an_input_given_at_the_start_counts_where_no_fragment_comes():
     assert message(*block(tool_use(a=1), *fragments("")))["content"] == [tool_use(a=1)]
 
