@@ -56,6 +56,7 @@ class _Part(Struct):
     file_data: str | None = None
     filename: str | None = None
     input_audio: Raw = Raw(b"null")
+    encrypted_content: str = ""
 
 
 class _Item(Struct):
@@ -148,6 +149,9 @@ class _Conversation:
             case _:
                 raise InvalidRequest(f"{where}: unknown role.", param=f"{where}.role")
 
+    def take_agent_message(self, item: _Item, where: str) -> None:
+        self.ask([_text_part("".join(_texts(_parts(item.content, where))))])
+
     def take_reasoning(self, item: _Item, where: str) -> None:  # noqa: ARG002 - as all in _TAKES
         self._details += unseal(item.encrypted_content or "")
 
@@ -215,6 +219,7 @@ _INPUT = msgspec.json.Decoder(str | list[Raw] | None)
 _INSTRUCTIONS = msgspec.json.Decoder(str | None)
 _TAKES: Mapping[str, Callable[[_Conversation, _Item, str], None]] = {
     "message": _Conversation.take_message,
+    "agent_message": _Conversation.take_agent_message,
     "reasoning": _Conversation.take_reasoning,
     "function_call": _Conversation.take_function_call,
     "function_call_output": _Conversation.take_output,
@@ -265,6 +270,10 @@ def _part(part: _Part, where: str) -> dict[str, Any]:
             return _text_part(part.text)
         case "refusal":
             return _text_part(part.refusal)
+        case "encrypted_content":
+            # OpenAI's models encrypt what they tell another agent. Those behind us do not, and
+            # codex hands on under this name what they wrote.
+            return _text_part(part.encrypted_content)
         case "input_image" if part.image_url:
             detail = {} if part.detail is None else {"detail": _DETAIL.get(part.detail, "auto")}
             return {"type": "image_url", "image_url": {"url": part.image_url, **detail}}

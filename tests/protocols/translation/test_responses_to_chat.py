@@ -271,6 +271,21 @@ def test_a_result_without_its_call_is_not_lost():
     ]
 
 
+def test_what_one_agent_tells_another_is_read_as_the_users_words():
+    """codex gives a sub-agent its task in this way; without it the agent has nothing to do."""
+    item = {
+        "type": "agent_message",
+        "author": "/root",
+        "recipient": "/root/sub",
+        "content": [
+            text("Payload:\n"),
+            {"type": "encrypted_content", "encrypted_content": "Say hi."},
+        ],
+    }
+
+    assert messages(item) == [{"role": "user", "content": "Payload:\nSay hi."}]
+
+
 def test_signed_thinking_comes_back_to_the_turn_that_it_led_to():
     sealed = {"type": "reasoning", "summary": [], "encrypted_content": seal([SIGNED])}
 
@@ -499,7 +514,9 @@ def test_every_tool_has_a_name_of_its_own_that_chat_takes(tools):
 
 anything = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -508,7 +525,7 @@ anything = st.recursive(
     arguments=anything,
     words=st.text(),
     patch=st.text(),
-    schema=st.dictionaries(st.text(), anything),
+    schema=st.dictionaries(st.text(), anything, max_size=3),
 )
 def test_whatever_tools_say_arrives_as_it_was(arguments, words, patch, schema):
     raw = json.dumps(arguments)
@@ -530,7 +547,7 @@ def test_whatever_tools_say_arrives_as_it_was(arguments, words, patch, schema):
     assert fields["tools"][0]["function"]["parameters"] == schema
 
 
-@given(st.lists(st.dictionaries(st.text(), anything), max_size=3))
+@given(st.lists(st.dictionaries(st.text(), anything, max_size=3), max_size=3))
 def test_what_was_sealed_is_found_again(details):
     assert [msgspec.json.decode(raw) for raw in unseal(seal(details))] == details
 
