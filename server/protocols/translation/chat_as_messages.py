@@ -58,7 +58,8 @@ def _first_choice(body: bytes) -> tuple[completions.Choice, Raw]:
 
 def _thinking(heard: completions.Heard) -> list[dict[str, Any]]:
     if any(detail.is_signed for detail in heard.details):
-        return [_detail(detail) for detail in heard.details]
+        told = [detail for detail in heard.details if detail.is_signed or detail.words]
+        return [_detail(detail) for detail in told]
     words = next(iter(heard.thoughts.values()), b"")
     if completions.is_blank(words):
         return []

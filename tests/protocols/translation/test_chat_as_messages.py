@@ -147,6 +147,7 @@ def test_signed_thoughts_of_claude_keep_their_blocks():
         {"type": "reasoning.text", "text": "one", "signature": "s1", **claude},
         {"type": "reasoning.encrypted", "data": "c2VhbA==", **claude},
         {"type": "reasoning.text", "text": "two", "signature": "s2", **claude},
+        {"type": "reasoning.text", "text": "", "signature": None, **claude},
     ]
 
     said = translated({"reasoning": "one\ntwo", "reasoning_details": details, "content": "Hi"})

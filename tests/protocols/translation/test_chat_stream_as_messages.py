@@ -10,6 +10,7 @@ from support.stream_rules import check_messages_stream, events, object_of
 
 from server.protocols.translation import Context
 from server.protocols.translation.chat_as_messages import ChatAsMessages, answer
+from server.protocols.translation.messages_as_chat import MessagesAsChat
 
 DATA = Path(__file__).parents[2] / "data"
 CONTEXT = Context("auto", "0123abcd", 1763800000, 321, {"Long_1a2b": "Longer"})
@@ -136,6 +137,19 @@ def test_azure_chunks_without_choices_or_delta_are_passed_over():
 
     assert said["content"] == [{"type": "text", "text": "Good day 👋"}]
     assert said["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.parametrize("name", ["messages_text", "messages_tools"])
+def test_a_messages_stream_that_went_through_chat_says_the_same(name):
+    """Between two gateways may lie the other protocol; signed thinking must survive that."""
+    original = (DATA / f"{name}.sse").read_bytes()
+    away = MessagesAsChat(CONTEXT)
+
+    back = message(away.feed(original) + away.finish())
+
+    sent = check_messages_stream(original)
+    assert back["content"] == sent["content"]
+    assert back["stop_reason"] == sent["stop_reason"]
 
 
 def test_a_first_chunk_with_a_tool_call_comes_behind_message_start():
