@@ -170,7 +170,8 @@ class _Conversation:
         self._call(item, where, "local_shell", join(action).decode())
 
     def take_tool_search_call(self, item: _Item, where: str) -> None:
-        self._call(item, where, "tool_search", _string(item.arguments))
+        if item.call_id:  # a search without one was the provider's own
+            self._call(item, where, "tool_search", _string(item.arguments))
 
     def take_output(self, item: _Item, where: str) -> None:
         parts = _parts(item.output, where)
@@ -181,7 +182,8 @@ class _Conversation:
 
     def take_tool_search_output(self, item: _Item, where: str) -> None:
         names = self._tools.offer(item.tools, f"{where}.tools")
-        self._answer(item, where, f"Tools found: {', '.join(names) or 'none'}.")
+        if item.call_id:
+            self._answer(item, where, f"Tools found: {', '.join(names) or 'none'}.")
 
     def take_additional_tools(self, item: _Item, where: str) -> None:
         self._tools.offer(item.tools, f"{where}.tools")

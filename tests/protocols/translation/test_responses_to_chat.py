@@ -396,6 +396,19 @@ def test_tools_are_offered_wherever_in_the_input_they_stand():
     ]
 
 
+def test_what_a_providers_own_search_found_is_offered():
+    fields = chat(
+        input=[
+            said("user", text("hi")),
+            {"type": "tool_search_call", "call_id": None, "arguments": {}},
+            {"type": "tool_search_output", "call_id": None, "tools": [RUN]},
+        ]
+    )
+
+    assert [tool["function"]["name"] for tool in fields["tools"]] == ["run"]
+    assert [message["role"] for message in fields["messages"]] == ["user"]
+
+
 def test_calls_of_every_kind_are_told_as_their_functions_are():
     action = {"type": "exec", "command": ["ls"], "env": {}, "timeout_ms": None}
 
