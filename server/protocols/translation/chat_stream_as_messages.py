@@ -131,13 +131,20 @@ class ChatAsMessages:
         if call is self._open:
             self._go_on(call)
         while self._open is None:
-            known = next((call for call in self._waiting if call.is_known), None)
+            known = self._known_call()
             if known is None:
                 break
             self._begin_call(known)
             self._go_on(known)
         if self._open is None and not self._waiting:
             self._catch_up()
+
+    def _known_call(self) -> Call | None:
+        """Find the next call that can begin; behind the start of another no id comes late."""
+        for call in self._waiting:
+            if call.is_known or (call.name and call is not self._waiting[-1]):
+                return call
+        return None
 
     def _begin_call(self, call: Call) -> None:
         self._open, self._has_calls = call, True

@@ -222,6 +222,15 @@ def test_empty_text_never_opens_a_block():
     assert blocks(*silent, chunk({"content": "Hi"})) == [("text", "\n Hi")]
 
 
+def test_space_ahead_of_a_tool_is_not_put_ahead_of_a_later_text():
+    now = chunk(call(0, "{}", ident="a", name="Now"))
+
+    assert blocks(chunk({"content": "\n"}), now, chunk({"content": "Hi"})) == [
+        ("tool_use", {}),
+        ("text", "Hi"),
+    ]
+
+
 def test_text_then_a_tool_keeps_the_first_arguments():
     """The delta that causes a change of blocks carries arguments of its own."""
     said = blocks(
@@ -343,6 +352,19 @@ def test_whole_calls_without_index_and_id_are_told_apart_by_being_whole(index):
     calls = [chunk(call(index, f'{{"p":{n}}}', name="Read")) for n in range(3)]
 
     assert blocks(*calls) == [("tool_use", {"p": n}) for n in range(3)]
+
+
+@pytest.mark.parametrize("ident", ["", "same"])
+def test_calls_that_only_their_names_tell_apart_are_two(ident):
+    said = message(
+        chunk(call(None, "", ident=ident, name="Now")),
+        chunk(call(None, '{"a":1}', ident=ident, name="Read")),
+    )
+
+    assert [(tool["name"], tool["input"]) for tool in said["content"]] == [
+        ("Now", {}),
+        ("Read", {"a": 1}),
+    ]
 
 
 def test_a_new_id_with_each_fragment_does_not_make_new_calls():
@@ -511,11 +533,13 @@ def test_a_signature_ends_its_block_and_the_next_thought_begins_another():
         chunk(details(text="one", signature="s1", **claude)),
         chunk({"reasoning_content": "two"}),
         chunk(details(text="two", signature="s2", **claude)),
+        chunk({"reasoning_content": "three"}),
     )
 
     assert [(block["thinking"], block["signature"]) for block in said["content"]] == [
         ("one", "s1"),
         ("two", "s2"),
+        ("three", ""),
     ]
 
 
