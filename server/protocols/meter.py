@@ -85,23 +85,36 @@ class Meter:
         self._bytes_per_delta = 0
 
     def feed(self, whole_events: bytes) -> None:
-        """Take note of one or more whole events; never raises, whatever they hold."""
-        deltas = whole_events.count(self._delta)
-        self._bytes += len(whole_events)
-        self._deltas += deltas
-        if b"\r" in whole_events:
-            for piece in sse.pieces(whole_events):
-                if self._next_telling(piece, 0) >= 0:
+        """Take note of one or more whole events; never raises, whatever they hold.
+
+        What comes behind the last event of an answer is passed over: no client is given it.
+        """
+        end = self._read_events(whole_events)
+        self._bytes += end
+        self._deltas += whole_events.count(self._delta, 0, end)
+
+    def _read_events(self, block: bytes) -> int:
+        """Read the events that tell something; give where those that count end."""
+        if b"\r" in block:
+            for piece in sse.pieces(block):
+                if self._next_telling(piece, 0) >= 0 and not self._is_over:
                     self._read_event(piece)
-            return
-        at = self._next_telling(whole_events, 0)
+            return len(block)
+        at = self._next_telling(block, 0)
         while at >= 0:
-            begin = whole_events.rfind(b"\n\n", 0, at)
-            end = whole_events.find(b"\n\n", at)
+            begin = block.rfind(b"\n\n", 0, at)
+            end = block.find(b"\n\n", at)
             if end < 0:
-                end = len(whole_events)
-            self._read_event(whole_events[0 if begin < 0 else begin + 2 : end])
-            at = self._next_telling(whole_events, end + 2)
+                end = len(block)
+            self._read_event(block[0 if begin < 0 else begin + 2 : end])
+            if self._is_over:
+                return min(end + 2, len(block))
+            at = self._next_telling(block, end + 2)
+        return len(block)
+
+    @property
+    def _is_over(self) -> bool:
+        return self.finished or self.error is not None
 
     def feed_deltas(self, whole_events: bytes) -> bool:  # noqa: ARG002 - see MessagesMeter
         """Take note of events that are nothing but sound deltas; False, and no note, of others.

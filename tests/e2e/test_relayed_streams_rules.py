@@ -73,9 +73,6 @@ def the_only(told):
     return first
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the meter reads on behind the last event where one packet holds both"
-)
 @pytest.mark.parametrize("protocol", PATHS)
 @pytest.mark.parametrize("saying", ["an error", "usage"])
 def test_what_comes_behind_the_end_changes_neither_the_answer_nor_its_bill(
