@@ -16,9 +16,8 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import UpstreamError
-from server.protocols import sse
-from server.protocols.translation import Context
-from server.protocols.translation.responses_output import Output, Said
+from server.protocols.translation import Context, completions
+from server.protocols.translation.responses_output import Output
 from server.protocols.translation.responses_to_chat import ResponsesAsked
 
 
@@ -28,16 +27,14 @@ def answer(body: bytes, context: Context, asked: ResponsesAsked) -> bytes:
     Raises:
         UpstreamError: the body is no Chat answer.
     """
-    try:
-        said = _COMPLETION.decode(body)
-    except (ValueError, RecursionError) as exc:
-        raise UpstreamError("The provider's answer is no chat completion; try again.") from exc
-    if not said.choices:
-        raise UpstreamError("The provider's answer holds no choice; try again.")
-    choice = said.choices[0]
+    completion = completions.read(completions.as_utf8(body))
+    if completion is None or not completion.choices:
+        raise UpstreamError("The provider's answer is no chat completion; try again.")
+    choice = completion.choices[0]
     output = Output(context, asked)
-    output.take(choice.message)
-    return msgspec.json.encode(_ended(output, choice.finish_reason, said.usage, context, asked))
+    output.take(choice.message or choice.delta or completions.Said())
+    reason, usage = completions.string(choice.finish_reason), completions.told_usage(completion)
+    return msgspec.json.encode(_ended(output, reason, usage, context, asked))
 
 
 class ChatAsResponses:
@@ -48,25 +45,19 @@ class ChatAsResponses:
         self._output = Output(context, asked)
         self._events = self._output.events
         self._has_begun = False
-        self._finish_reason: str | None = None
-        self._usage = Raw(b"")
+        self._finish_reason = ""
+        self._usage = completions.NULL
 
     def feed(self, whole_events: bytes) -> bytes:
         self._begin()
-        for piece in sse.pieces(whole_events):
-            if piece.startswith(b":"):
-                self._events.add_ping()
-                continue
-            try:
-                chunk = _CHUNK.decode(sse.fields(piece)[1])
-            except (ValueError, RecursionError):
-                continue
-            if bytes(chunk.usage) not in _NOTHING:
-                self._usage = chunk.usage
+        if whole_events.startswith(b":"):
+            self._events.add_ping()
+        for chunk, _ in completions.chunks(whole_events):
+            if not completions.is_null(usage := completions.told_usage(chunk)):
+                self._usage = usage
             for choice in chunk.choices or ():
-                if choice.delta is not None:
-                    self._output.take(choice.delta)
-                self._finish_reason = choice.finish_reason or self._finish_reason
+                if choice.is_first:
+                    self._take(choice)
         return self._events.take()
 
     def finish(self) -> bytes:
@@ -74,6 +65,11 @@ class ChatAsResponses:
         last = _ended(self._output, self._finish_reason, self._usage, self._context, self._asked)
         self._events.add(f"response.{last['status']}", response=last)
         return self._events.take()
+
+    def _take(self, choice: completions.Choice) -> None:
+        if said := choice.delta or choice.message:
+            self._output.take(said)
+        self._finish_reason = completions.string(choice.finish_reason) or self._finish_reason
 
     def _begin(self) -> None:
         if self._has_begun:
@@ -97,29 +93,6 @@ class _Usage(Struct):
     completion_tokens_details: _Details | None = None
 
 
-class _Whole(Struct):
-    message: Said
-    finish_reason: str | None = None
-
-
-class _Completion(Struct):
-    choices: list[_Whole]
-    usage: Raw = Raw(b"")
-
-
-class _Choice(Struct):
-    delta: Said | None = None
-    finish_reason: str | None = None
-
-
-class _Chunk(Struct):
-    choices: list[_Choice] | None = None
-    usage: Raw = Raw(b"")
-
-
-_NOTHING = (b"", b"null")
-_CHUNK = msgspec.json.Decoder(_Chunk)
-_COMPLETION = msgspec.json.Decoder(_Completion)
 _USAGE = msgspec.json.Decoder(_Usage | None)
 _WHY_INCOMPLETE: Mapping[str, str] = {
     "length": "max_output_tokens",
@@ -129,13 +102,13 @@ _WHY_INCOMPLETE: Mapping[str, str] = {
 
 def _ended(
     output: Output,
-    finish_reason: str | None,
+    finish_reason: str,
     usage: Raw,
     context: Context,
     asked: ResponsesAsked,
 ) -> dict[str, Any]:
     """End the output; give the whole response."""
-    why = _WHY_INCOMPLETE.get(finish_reason or "")
+    why = _WHY_INCOMPLETE.get(finish_reason)
     items = output.end(is_incomplete=why is not None)
     response = _response(context, asked, "completed" if why is None else "incomplete")
     details = None if why is None else {"reason": why}

@@ -28,9 +28,9 @@ class Call(Item):
         self.tool: Tool | None = None
         self._tools = tools
 
-    def identify(self, call_id: str | None, name: str | None) -> None:
+    def identify(self, call_id: str, name: str) -> None:
         """Take id and name where they come; some providers repeat them."""
-        self.call_id = self.call_id or call_id or ""
+        self.call_id = self.call_id or call_id
         if self.tool is None and name:
             self.tool = self._tools.get(name, Tool(Kind.FUNCTION, name))
 
@@ -113,10 +113,7 @@ class Call(Item):
         return members if isinstance(members, dict) else {}
 
     def _arguments(self) -> str:
-        try:
-            return msgspec.json.decode(self.text, type=str)
-        except ValueError:  # half of a surrogate pair
-            return ""
+        return msgspec.json.decode(self.text, type=str)
 
 
 _PREFIX: Mapping[Kind, str] = {

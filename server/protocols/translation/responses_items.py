@@ -120,22 +120,18 @@ class Item:
         raise NotImplementedError
 
 
-class Message(Item):
-    """What the assistant says."""
+class Spoken(Item):
+    """What the assistant says; one part."""
 
-    prefix, delta = "msg", "response.output_text.delta"
+    prefix = "msg"
 
     def _part_place(self) -> dict[str, Any]:
         return {"content_index": 0}
-
-    def _delta_members(self) -> dict[str, Any]:
-        return {"logprobs": []}
 
     def _open_part(self) -> None:
         self._say("content_part.added", part=self._part(_EMPTY))
 
     def _close_part(self) -> None:
-        self._say("output_text.done", text=self.text, logprobs=[])
         self._say("content_part.done", part=self._part(self.text))
 
     def _empty(self) -> dict[str, Any]:
@@ -149,20 +145,33 @@ class Message(Item):
         return {**item, "content": content}
 
     def _part(self, text: Raw) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+class Message(Spoken):
+    """What the assistant answers."""
+
+    delta = "response.output_text.delta"
+
+    def _delta_members(self) -> dict[str, Any]:
+        return {"logprobs": []}
+
+    def _close_part(self) -> None:
+        self._say("output_text.done", text=self.text, logprobs=[])
+        super()._close_part()
+
+    def _part(self, text: Raw) -> dict[str, Any]:
         return {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
 
 
-class Refusal(Message):
-    """What the assistant says in place of what was asked."""
+class Refusal(Spoken):
+    """What the assistant says in place of an answer."""
 
     delta = "response.refusal.delta"
 
-    def _delta_members(self) -> dict[str, Any]:
-        return {}
-
     def _close_part(self) -> None:
         self._say("refusal.done", refusal=self.text)
-        self._say("content_part.done", part=self._part(self.text))
+        super()._close_part()
 
     def _part(self, text: Raw) -> dict[str, Any]:
         return {"type": "refusal", "refusal": text}

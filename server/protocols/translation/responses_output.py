@@ -4,41 +4,18 @@ Items are serial. What belongs to a later one waits while a tool call is open wh
 are not whole: a Chat stream may mix the fragments of several calls.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from server.protocols.translation import Context
+from server.protocols.translation import Context, completions
+from server.protocols.translation.completions import Said, ToolCall
 from server.protocols.translation.responses_calls import Call
 from server.protocols.translation.responses_items import Events, Item, Message, Reasoning, Refusal
 from server.protocols.translation.responses_to_chat import ResponsesAsked
 
-
-class Function(Struct):
-    """The function of a Chat call, or a fragment of it."""
-
-    name: str | None = None
-    arguments: Raw = Raw(b"")
-
-
-class Called(Struct):
-    """A Chat call, or a fragment of it."""
-
-    index: int | None = None
-    id: str | None = None
-    function: Function | None = None
-
-
-class Said(Struct):
-    """A Chat message, or the delta of one."""
-
-    content: Raw = Raw(b"")
-    refusal: Raw = Raw(b"")
-    reasoning_content: Raw = Raw(b"")
-    reasoning: Raw = Raw(b"")
-    reasoning_details: Raw = Raw(b"")
-    tool_calls: list[Called] | None = None
+Kind = TypeVar("Kind", bound=Item)
 
 
 class Output:
@@ -49,20 +26,24 @@ class Output:
         self._ident, self._tools = context.ident, asked.tools
         self._done: list[dict[str, Any]] = []
         self._queue: list[Item] = []  # the first is open, or waits for its name
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int | bytes, Call] = {}
+        self._thinks_in = ""  # the member that reasoning comes in
 
     def take(self, said: Said) -> None:
         """Take a message, or the delta of one."""
-        if text := _text(said.reasoning_content) or _text(said.reasoning):
-            self._newest(Reasoning).grow(text)
-        if said.reasoning_details:
+        heard = completions.heard(said)
+        for field, words in heard.thoughts.items():
+            self._thinks_in = self._thinks_in or field
+            if field == self._thinks_in:  # some servers say the same in two
+                self._newest(Reasoning).grow(words)
+        if heard.details:
             self._take_details(said.reasoning_details)
-        if text := _text(said.content):
-            self._newest(Message).grow(text)
-        if text := _text(said.refusal):
-            self._newest(Refusal).grow(text)
-        for place, call in enumerate(said.tool_calls or ()):
-            self._take_call(place if call.index is None else call.index, call)
+        if heard.text:
+            self._newest(Message).grow(heard.text)
+        if heard.refusal:
+            self._newest(Refusal).grow(heard.refusal)
+        for place, call in enumerate(completions.calls(said)):
+            self._take_call(place if completions.is_null(call.index) else bytes(call.index), call)
         if len(self._queue) > 1 or (self._queue and not self._queue[0].is_open):
             self._advance()
 
@@ -79,34 +60,30 @@ class Output:
             self._close(item, "incomplete" if is_torn else "completed")
         return self._done
 
-    def _newest(self, kind: type[Item]) -> Item:
-        if self._queue and type(self._queue[-1]) is kind:
-            return self._queue[-1]
+    def _newest(self, kind: type[Kind]) -> Kind:
+        """Give the item that came last if it is of that kind, or else a new one."""
+        last = self._queue[-1] if self._queue else None
+        if isinstance(last, kind):
+            return last
         item = kind(self.events)
         self._queue.append(item)
         return item
 
     def _take_details(self, raw: Raw) -> None:
-        try:
-            details = _DETAILS.decode(raw) or []
-        except (ValueError, RecursionError):
-            return
-        for detail in details:
-            item = self._newest(Reasoning)
-            if isinstance(item, Reasoning):
-                item.add_detail(detail)
+        for detail in _DETAILS.decode(raw):
+            self._newest(Reasoning).add_detail(detail)
 
-    def _take_call(self, index: int, said: Called) -> None:
-        function = said.function or Function()
+    def _take_call(self, index: int | bytes, said: ToolCall) -> None:
+        ident, name = said.ident, said.name
         call = self._calls.get(index)
         # Some providers give every call the same index, each with an id of its own.
-        is_other = call is not None and said.id and function.name and said.id != call.call_id
-        if call is None or (is_other and call.call_id):
+        is_other = call is not None and name and ident not in ("", call.call_id) and call.call_id
+        if call is None or is_other:
             call = self._calls[index] = Call(self.events, self._tools)
             self._queue.append(call)
-        call.identify(said.id, function.name)
-        if not call.is_closed and (fragment := _arguments(function.arguments)):
-            call.grow(fragment)
+        call.identify(ident, name)
+        if not call.is_closed and (fragment := said.arguments):
+            call.grow(msgspec.json.encode(fragment)[1:-1])
 
     def _advance(self) -> None:
         while self._queue:
@@ -127,28 +104,4 @@ class Output:
         self._queue.pop(0)
 
 
-_DETAILS = msgspec.json.Decoder(list[dict[str, Any]] | None)
-_PARTS = msgspec.json.Decoder(list[dict[str, Any]])
-
-
-def _text(raw: Raw) -> bytes:
-    """Give a string without its quotes; of an array of parts, the texts together."""
-    text = bytes(raw)
-    if text.startswith(b'"'):
-        return text[1:-1]
-    if not text.startswith(b"["):
-        return b""
-    try:
-        parts = _PARTS.decode(text)
-    except (ValueError, RecursionError):
-        return b""
-    texts = (part.get("text") for part in parts)
-    return msgspec.json.encode("".join(each for each in texts if isinstance(each, str)))[1:-1]
-
-
-def _arguments(raw: Raw) -> bytes:
-    """Give arguments without their quotes; some servers send the object itself."""
-    text = bytes(raw)
-    if text.startswith(b"{"):
-        return msgspec.json.encode(text.decode(errors="replace"))[1:-1]
-    return text[1:-1] if text.startswith(b'"') else b""
+_DETAILS = msgspec.json.Decoder(list[dict[str, Any]])

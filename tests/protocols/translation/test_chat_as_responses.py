@@ -148,6 +148,14 @@ def test_reasoning_is_an_item_of_its_own(member):
     assert [item["type"] for item in final["output"]] == ["reasoning", "message"]
 
 
+def test_reasoning_that_is_said_in_two_members_is_told_once():
+    detail = {"type": "reasoning.text", "text": "hm", "index": 0}
+
+    said = items(chunk(reasoning_content="hm", reasoning="hm", reasoning_details=[detail]))
+
+    assert [item["summary"][0]["text"] for item in said] == ["hm"]
+
+
 def test_signed_reasoning_is_sealed_and_can_be_sent_back():
     said = items(
         chunk(reasoning_content="hm"),
@@ -422,6 +430,15 @@ def test_what_cannot_be_read_is_passed_over():
     assert final["usage"] is None
 
 
+@pytest.mark.parametrize("name", ["run", "apply_patch", "local_shell"])
+def test_half_of_a_surrogate_pair_harms_nothing(name):
+    half = fragment(0, "HALF", "c1", name).replace(b"HALF", b"\\ud800}")
+
+    final = stream(half, fragment(1, "{}", "c2", "run"), chunk("tool_calls"))[1]
+
+    assert [item["call_id"] for item in final["output"]] == ["c1", "c2"]
+
+
 def completion(finish="stop", usage=None, **message):
     choices = [{"index": 0, "message": message, "finish_reason": finish}]
     return json.dumps({"id": "x", "choices": choices, "usage": usage}).encode()
@@ -456,7 +473,7 @@ def test_a_whole_answer_that_broke_off_is_incomplete():
     assert whole["usage"] is None
 
 
-@pytest.mark.parametrize("odd", [b"{}", b"[]", b'{"choices":[]}', b'{"choices":[{}]}', b"<html>"])
+@pytest.mark.parametrize("odd", [b"{}", b"[]", b'{"choices":[]}', b"<html>"])
 def test_a_body_that_is_no_completion_is_the_providers_fault(odd):
     with pytest.raises(UpstreamError, match="try again"):
         answer(odd, CONTEXT, asked())
