@@ -28,9 +28,8 @@ class Call(Item):
         self.tool: Tool | None = None
         self._tools = tools
 
-    def identify(self, call_id: str, name: str) -> None:
-        """Take id and name where they come; some providers repeat them."""
-        self.call_id = self.call_id or call_id
+    def name(self, name: str) -> None:
+        """Take the tool's name where it comes; some providers repeat it."""
         if self.tool is None and name:
             self.tool = self._tools.get(name, Tool(Kind.FUNCTION, name))
 

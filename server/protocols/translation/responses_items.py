@@ -1,5 +1,6 @@
 """The output items of a Responses stream: each opens, grows and ends, with its events."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -213,11 +214,16 @@ class Reasoning(Item):
     def _full(self, status: str) -> dict[str, Any]:
         summary = [self._part(self.text)] if self.fragments else []
         item = {**self._empty(), "status": status, "summary": summary}
-        signed = [each for each in self._details if each.get("signature") or each.get("data")]
+        signed = [each for each in self._details if is_signed(each)]
         return {**item, "encrypted_content": seal(signed)} if signed else item
 
     def _part(self, text: Raw) -> dict[str, Any]:
         return {"type": "summary_text", "text": text}
+
+
+def is_signed(detail: Mapping[str, Any]) -> bool:
+    """Tell whether a reasoning detail is of use to its provider once it comes back."""
+    return bool(detail.get("signature") or detail.get("data"))
 
 
 _encode = msgspec.json.Encoder().encode

@@ -12,7 +12,14 @@ from msgspec import Raw
 from server.protocols.translation import Context, completions
 from server.protocols.translation.completions import Said, ToolCall
 from server.protocols.translation.responses_calls import Call
-from server.protocols.translation.responses_items import Events, Item, Message, Reasoning, Refusal
+from server.protocols.translation.responses_items import (
+    Events,
+    Item,
+    Message,
+    Reasoning,
+    Refusal,
+    is_signed,
+)
 from server.protocols.translation.responses_to_chat import ResponsesAsked
 
 Kind = TypeVar("Kind", bound=Item)
@@ -27,6 +34,7 @@ class Output:
         self._done: list[dict[str, Any]] = []
         self._queue: list[Item] = []  # the first is open, or waits for its name
         self._calls: dict[int | bytes, Call] = {}
+        self._call_ids: set[str] = set()
         self._thinks_in = ""  # the member that reasoning comes in
 
     def take(self, said: Said) -> None:
@@ -71,7 +79,9 @@ class Output:
 
     def _take_details(self, raw: Raw) -> None:
         for detail in _DETAILS.decode(raw):
-            self._newest(Reasoning).add_detail(detail)
+            # One that is neither signed nor part of what is thought just now says nothing.
+            if is_signed(detail) or (self._queue and isinstance(self._queue[-1], Reasoning)):
+                self._newest(Reasoning).add_detail(detail)
 
     def _take_call(self, index: int | bytes, said: ToolCall) -> None:
         ident, name = said.ident, said.name
@@ -81,7 +91,10 @@ class Output:
         if call is None or is_other:
             call = self._calls[index] = Call(self.events, self._tools)
             self._queue.append(call)
-        call.identify(ident, name)
+        if not call.call_id and ident not in self._call_ids:  # two calls never share an id
+            call.call_id = ident
+            self._call_ids.add(ident)
+        call.name(name)
         if not call.is_closed and (fragment := said.arguments):
             call.grow(msgspec.json.encode(fragment)[1:-1])
 

@@ -187,6 +187,12 @@ def test_reasoning_details_may_come_in_fragments():
     ]
 
 
+def test_reasoning_details_that_say_nothing_are_passed_over():
+    assert kinds(chunk(reasoning_details=[{"type": "reasoning.text"}]), chunk(content="x")) == [
+        "message"
+    ]
+
+
 def test_redacted_reasoning_has_no_summary():
     said = items(chunk(reasoning_details=[REDACTED]), chunk("stop", content="x"))
 
@@ -271,6 +277,12 @@ def test_calls_that_share_an_index_are_told_apart_by_their_ids():
     assert [(item["call_id"], item["arguments"]) for item in said] == [
         *(("c1", '{"a":1}'), ("c2", '{"a":2}'))
     ]
+
+
+def test_two_calls_never_share_an_id():
+    said = items(fragment(0, "{}", "c1", "run"), fragment(1, "{}", "c1", "run"), chunk("stop"))
+
+    assert [item["call_id"] for item in said] == ["c1", "call_0123abc_1"]
 
 
 def test_name_and_id_may_come_late_twice_or_never():
