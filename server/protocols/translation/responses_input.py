@@ -13,18 +13,16 @@ a hosted tool's call               nothing
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.body import join
+from server.protocols.translation.json_text import NULL, is_null, read
 from server.protocols.translation.responses_sealed import unseal
 from server.protocols.translation.responses_tools import Tools
-
-Value = TypeVar("Value")
-NULL = Raw(b"null")
 
 
 def messages(fields: Mapping[str, Raw], tools: Tools) -> list[dict[str, Any]]:
@@ -34,10 +32,10 @@ def messages(fields: Mapping[str, Raw], tools: Tools) -> list[dict[str, Any]]:
         InvalidRequest: an item cannot be read, or refers to what only a provider stores.
     """
     conversation = _Conversation(tools)
-    instructions = _read(_INSTRUCTIONS, fields.get("instructions", NULL), "instructions")
+    instructions = read(fields.get("instructions", NULL), _INSTRUCTIONS, "instructions")
     if instructions:
         conversation.instruct(instructions)
-    said = _read(_INPUT, fields.get("input", NULL), "input")
+    said = read(fields.get("input", NULL), _INPUT, "input")
     if isinstance(said, str):
         conversation.ask([_text_part(said)])
     for number, raw in enumerate(said if isinstance(said, list) else ()):
@@ -55,7 +53,7 @@ class _Part(Struct):
     detail: str | None = None
     file_data: str | None = None
     filename: str | None = None
-    input_audio: Raw = Raw(b"null")
+    input_audio: Raw = NULL
     encrypted_content: str = ""
 
 
@@ -72,7 +70,7 @@ class _Item(Struct):
     action: dict[str, Raw] | None = None
     output: str | list[_Part] | None = None
     encrypted_content: str | None = None
-    tools: Raw = Raw(b"null")
+    tools: Raw = NULL
 
 
 class _Kind(Struct):
@@ -117,12 +115,12 @@ class _Conversation:
         return [message for some in told for message in some]
 
     def take(self, raw: Raw, where: str) -> None:
-        kind = _read(_KIND, raw, where).type or "message"
+        kind = read(raw, _KIND, where).type or "message"
         if kind in _STORED:
             raise InvalidRequest(f"{where}: {_STORED[kind]}", param=where)
         take = _TAKES.get(kind)
         if take is not None:
-            take(self, _read(_ITEM, raw, where), where)
+            take(self, read(raw, _ITEM, where), where)
 
     def instruct(self, text: str) -> None:
         last = self._told[-1] if self._told else None
@@ -165,7 +163,7 @@ class _Conversation:
         action = {
             name: value
             for name, value in (item.action or {}).items()
-            if name != "type" and bytes(value) != b"null"
+            if name != "type" and not is_null(value)
         }
         self._call(item, where, "local_shell", join(action).decode())
 
@@ -239,13 +237,6 @@ _STORED: Mapping[str, str] = {
     "compaction": "only the provider that compacted a conversation can read it.",
     "compaction_trigger": "the gateway cannot compact a conversation; ask for a summary.",
 }
-
-
-def _read(decoder: msgspec.json.Decoder[Value], raw: Raw, where: str) -> Value:
-    try:
-        return decoder.decode(raw)
-    except msgspec.ValidationError as exc:
-        raise InvalidRequest(f"{where} cannot be read: {exc}.", param=where) from exc
 
 
 def _call_id(item: _Item, where: str) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
+from server.protocols.translation.json_text import NULL, is_null
 from server.protocols.translation.responses_input import messages
 from server.protocols.translation.responses_tools import Tool, Tools
 
@@ -39,10 +40,10 @@ def request(fields: Mapping[str, Raw]) -> ResponsesAsked:
     Raises:
         InvalidRequest: it rests on something stored, or cannot be read; `param` names the member.
     """
-    given = {name: value for name, value in fields.items() if bytes(value) != _NULL}
+    given = {name: value for name, value in fields.items() if not is_null(value)}
     _refuse_what_is_stored(given)
     tools = Tools()
-    tools.offer(given.get("tools", Raw(_NULL)), "tools")
+    tools.offer(given.get("tools", NULL), "tools")
     chat: dict[str, object] = {"messages": messages(given, tools)}
     chat |= {name: given[name] for name in _KEPT if name in given}
     chat |= {new: given[old] for old, new in _RENAMED.items() if old in given}
@@ -60,10 +61,10 @@ class _Reasoning(Struct):
 
 class _Format(Struct):
     type: str = "text"
-    name: Raw = Raw(b"null")
-    description: Raw = Raw(b"null")
-    schema: Raw = Raw(b"null")
-    strict: Raw = Raw(b"null")
+    name: Raw = NULL
+    description: Raw = NULL
+    schema: Raw = NULL
+    strict: Raw = NULL
 
 
 class _Text(Struct):
@@ -71,7 +72,6 @@ class _Text(Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_NULL = b"null"
 _KEPT = ("model", "stream", "temperature", "top_p")
 _RENAMED: Mapping[str, str] = {"max_output_tokens": "max_completion_tokens"}
 _SENT_WHOLE = "the gateway stores no responses; send the whole conversation as input."
@@ -82,18 +82,18 @@ _STORED: Mapping[str, str] = {
     "background": "background is not supported: the gateway stores no responses to fetch later.",
 }
 _ECHOED: Mapping[str, Raw] = {
-    "instructions": Raw(_NULL),
-    "max_output_tokens": Raw(_NULL),
+    "instructions": NULL,
+    "max_output_tokens": NULL,
     "metadata": Raw(b"{}"),
     "parallel_tool_calls": Raw(b"true"),
     "reasoning": Raw(b'{"effort":null,"summary":null}'),
-    "temperature": Raw(_NULL),
+    "temperature": NULL,
     "text": Raw(b'{"format":{"type":"text"}}'),
     "tool_choice": Raw(b'"auto"'),
     "tools": Raw(b"[]"),
-    "top_p": Raw(_NULL),
+    "top_p": NULL,
     "truncation": Raw(b'"disabled"'),
-    "user": Raw(_NULL),
+    "user": NULL,
 }
 
 
@@ -105,7 +105,7 @@ def _refuse_what_is_stored(given: Mapping[str, Raw]) -> None:
 
 def _reasoning_effort(given: Mapping[str, Raw]) -> dict[str, Any]:
     try:
-        asked = msgspec.json.decode(given.get("reasoning", _NULL), type=_Reasoning | None)
+        asked = msgspec.json.decode(given.get("reasoning", NULL), type=_Reasoning | None)
     except msgspec.ValidationError as exc:
         raise InvalidRequest("reasoning must be an object.", param="reasoning") from exc
     return {"reasoning_effort": asked.effort} if asked and asked.effort else {}
@@ -113,7 +113,7 @@ def _reasoning_effort(given: Mapping[str, Raw]) -> dict[str, Any]:
 
 def _response_format(given: Mapping[str, Raw]) -> dict[str, Any]:
     try:
-        asked = msgspec.json.decode(given.get("text", _NULL), type=_Text | None)
+        asked = msgspec.json.decode(given.get("text", NULL), type=_Text | None)
     except msgspec.ValidationError as exc:
         raise InvalidRequest("text.format must be an object.", param="text.format") from exc
     layout = asked.format if asked else None
@@ -122,13 +122,13 @@ def _response_format(given: Mapping[str, Raw]) -> dict[str, Any]:
     if layout.type != "json_schema":
         return {"response_format": {"type": layout.type}}
     members = {name: getattr(layout, name) for name in ("name", "description", "schema", "strict")}
-    schema = {name: value for name, value in members.items() if bytes(value) != _NULL}
+    schema = {name: value for name, value in members.items() if not is_null(value)}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
 
 def _tools(given: Mapping[str, Raw], tools: Tools) -> dict[str, Any]:
     """Give tools and choice; Chat servers refuse a choice where nothing is offered."""
-    choice = tools.choice(given.get("tool_choice", Raw(_NULL)))
+    choice = tools.choice(given.get("tool_choice", NULL))
     if not tools.offered:
         return {}
     said: dict[str, Any] = {"tools": tools.offered}

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
+from server.protocols.translation.json_text import NULL, is_null
 
 MAX_NAME_LENGTH = 64
 
@@ -139,8 +140,8 @@ class _Item(Struct):
     type: str = "function"
     name: str | None = None
     description: str | None = None
-    parameters: Raw = Raw(b"null")
-    strict: Raw = Raw(b"null")
+    parameters: Raw = NULL
+    strict: Raw = NULL
     format: _Format | None = None
     tools: list["_Item"] | None = None
     execution: str | None = None
@@ -150,7 +151,6 @@ _TOOLS = msgspec.json.Decoder(list[_Item] | None)
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")
 _DIGEST_LENGTH = 12
-_NULL = b"null"
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _INPUT: Mapping[str, Any] = {
     "type": "object",
@@ -188,7 +188,7 @@ def _function(name: str, tool: Tool, item: _Item) -> dict[str, Any]:
     if description := _description(tool, item):
         function["description"] = description
     function["parameters"] = _parameters(tool, item)
-    if tool.kind is Kind.FUNCTION and bytes(item.strict) != _NULL:
+    if tool.kind is Kind.FUNCTION and not is_null(item.strict):
         function["strict"] = item.strict
     return function
 
@@ -208,7 +208,7 @@ def _parameters(tool: Tool, item: _Item) -> object:
             return _INPUT
         case Kind.LOCAL_SHELL:
             return _COMMAND
-    return _NO_PARAMETERS if bytes(item.parameters) == _NULL else item.parameters
+    return _NO_PARAMETERS if is_null(item.parameters) else item.parameters
 
 
 def _choose(name: str) -> dict[str, Any]:
