@@ -1,175 +1,163 @@
 """Input tokens of a request, estimated without a tokenizer.
 
-For count_tokens and for holds. Errs upward: a count that is too low makes a coding tool compact
-too late, and a hold too small. The constants are rules of thumb from the vendors' pages, not
-yet fitted to real counts.
+For count_tokens, for routing rules and for holds. Errs upward: a count that is too low makes a
+coding tool compact too late, and a hold too small. How far off it is stands in docs/tokens.md.
 """
 
-import base64
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Raw
 
-from server.protocols.images import HEAD_BYTES, pixel_size
+from server.protocols.media_tokens import (
+    Source,
+    audio_tokens,
+    document_tokens,
+    image_tokens,
+    source_of,
+    tiled_image_tokens,
+)
+from server.protocols.text_tokens import Vocabulary, text_tokens, unescaped
 
-TOKENS_PER_REQUEST = 8
-TOOL_USE_PREAMBLE_TOKENS = 350  # what the provider itself says to a model about its tools
-BYTES_PER_WORDY_TOKEN = 3
-BYTES_PER_DENSE_TOKEN = 2
-DENSE_BELOW_ONE_SPACE_IN_BYTES = 40
+# One user turn alone costs 7 tokens more than its text, with both vendors (Messages: the
+# token-counting page's example; Chat: the cookbook's 3 for each turn, 1 for its role, 3 in all).
+TOKENS_PER_REQUEST = 3
+TOKENS_PER_TURN = 4
+TOKENS_PER_PART = 8  # the tags around a tool's call, its result, a document
+# What the provider itself says to a model about its tools: 313 to 346 tokens with the Claude 4
+# models (tool use page, 2026-11).
+TOOL_USE_PREAMBLE_TOKENS = 346
 
-PIXELS_PER_TOKEN = 750
-MIN_IMAGE_TOKENS = 85
-MAX_IMAGE_TOKENS = 4800
-UNSEEN_IMAGE_TOKENS = 1600
-
-DOCUMENT_BYTES_PER_TOKEN = 20  # a page: 50 to 100 KB, 1,500 to 3,000 tokens and its image
-MIN_DOCUMENT_TOKENS = 3000
-MAX_DOCUMENT_TOKENS = 500_000  # about 100 pages, the most a request may carry
-AUDIO_BYTES_PER_TOKEN = 400  # ten tokens a second, at 32 kbit/s
+# Sealed thinking is base64 of at least what was thought, some four bytes to a token.
+SEALED_CHARACTERS_PER_TOKEN = 5
 
 
 def estimate_messages(fields: Mapping[str, Raw]) -> int:
     """Estimate the input tokens of a Messages request from its split body."""
-    tokens = _request_tokens(fields, ("system", "tools", "tool_choice", "output_config"))
-    return tokens + (TOOL_USE_PREAMBLE_TOKENS if "tools" in fields else 0)
+    count = _Count(image_tokens)
+    count.content(fields.get("system", _NOTHING))
+    count.turns(fields.get("messages", _NOTHING))
+    count.members(fields, ("tools", "tool_choice", "output_config"))
+    return count.total(Vocabulary.CLAUDE) + (TOOL_USE_PREAMBLE_TOKENS if "tools" in fields else 0)
 
 
 def estimate_chat(fields: Mapping[str, Raw]) -> int:
     """Estimate the input tokens of a Chat Completions request from its split body."""
-    return _request_tokens(fields, ("tools", "tool_choice", "functions", "response_format"))
+    count = _Count(tiled_image_tokens)
+    count.turns(fields.get("messages", _NOTHING))
+    count.members(fields, ("tools", "tool_choice", "functions", "response_format"))
+    return count.total(Vocabulary.O200K)
 
 
 def estimate_text(text: str) -> int:
-    """Estimate the tokens of plain text, a preset's for instance."""
-    return _text_tokens(text.encode("utf-8", "surrogatepass"))
+    """Estimate the tokens of plain text, a preset's for instance, as Claude counts them."""
+    return text_tokens(text.encode("utf-8", "surrogatepass"), Vocabulary.CLAUDE)
 
 
-class _Turn(msgspec.Struct):
-    content: Raw = Raw(b"")
+_NOTHING = Raw(b"")
+_ARRAY = msgspec.json.Decoder(list[dict[str, Raw]])
+# Looking at each turn and part costs microseconds, reading text nanoseconds: a body that is all
+# turns and no text counts as text after so many, and one nested on purpose after so many levels.
+_MOST_LOOKS = 4000
+_MOST_LEVELS = 4
+
+_UNSAID = frozenset({"type", "role", "cache_control"})
+_IMAGES = frozenset({"source", "image_url"})
+_DOCUMENTS = frozenset({"source", "file"})
+_HOLDS_MEDIA: Mapping[bytes, frozenset[str]] = {
+    b'"image"': _IMAGES,
+    b'"image_url"': _IMAGES,
+    b'"document"': _DOCUMENTS,
+    b'"file"': _DOCUMENTS,
+    b'"input_audio"': frozenset({"input_audio"}),
+}
+_SEALED: Mapping[bytes, frozenset[str]] = {
+    b'"thinking"': frozenset({"signature"}),
+    b'"redacted_thinking"': frozenset({"data"}),
+    b'"web_search_result"': frozenset({"encrypted_content"}),
+}
 
 
-class _Part(msgspec.Struct):
-    """What a content part, of either protocol, may hold besides text."""
+@dataclass(slots=True)
+class _Count:
+    """Collects a request's text, to be estimated at once, and the tokens that it knows already."""
 
-    type: str = ""
-    content: Raw = Raw(b"")  # Messages: tool_result
-    source: Raw = Raw(b"")  # Messages: image, document
-    image_url: Raw = Raw(b"")  # Chat
-    file: Raw = Raw(b"")  # Chat
-    input_audio: Raw = Raw(b"")  # Chat
+    count_image: Callable[[Source], int]
+    texts: list[Raw | bytes] = field(default_factory=list)
+    tokens: int = TOKENS_PER_REQUEST
+    looks: int = _MOST_LOOKS
 
+    def total(self, vocabulary: Vocabulary) -> int:
+        return self.tokens + text_tokens(unescaped(b"\n".join(self.texts)), vocabulary)
 
-class _Source(msgspec.Struct):
-    """Where the bytes are: a part's `source`, `image_url`, `file` or `input_audio`."""
+    def members(self, fields: Mapping[str, Raw], names: Iterable[str]) -> None:
+        self.texts += [fields[name] for name in names if name in fields]
 
-    type: str = ""
-    data: str = ""
-    url: str = ""
-    file_data: str = ""
-    content: Raw = Raw(b"")
+    def turns(self, raw: Raw) -> None:
+        for turn in self._array(raw):
+            self.tokens += TOKENS_PER_TURN
+            self._each(turn)
 
+    def content(self, raw: Raw, levels: int = _MOST_LEVELS) -> None:
+        """Count a string or parts; a tool's result and a document have parts of their own."""
+        if levels and raw and memoryview(raw)[0] == ord("["):
+            for part in self._array(raw):
+                self._part(part, levels)
+        elif raw:
+            self.texts.append(_bare(raw))
 
-_TURNS = msgspec.json.Decoder(list[_Turn])
-_PARTS = msgspec.json.Decoder(list[_Part])
-_SOURCE = msgspec.json.Decoder(_Source)
-_MEDIA_NAME = re.compile(rb'"(?:source|image_url|file|input_audio)"')
-_ASCII = bytes(range(128))
+    def _array(self, raw: Raw) -> list[dict[str, Raw]]:
+        """Read an array of objects; one that is too long, or is none, counts as text."""
+        try:
+            found = _ARRAY.decode(raw) if raw and self.looks > 0 else None
+        except ValueError:
+            found = None  # not for us to refuse
+        self.looks -= 0 if found is None else len(found)
+        if found is None or self.looks < 0:
+            self.texts.append(raw)
+            return []
+        return found
 
+    def _part(self, part: Mapping[str, Raw], levels: int) -> None:
+        kind = bytes(part.get("type", _NOTHING))
+        if kind != b'"text"':
+            self.tokens += TOKENS_PER_PART
+        media, sealed = _HOLDS_MEDIA.get(kind, _NO_NAMES), _SEALED.get(kind, _NO_NAMES)
+        for name, value in part.items():
+            if name in media:
+                self._media(kind, value, levels)
+            elif name in sealed:
+                hidden = len(value) - len(part.get("thinking", b""))
+                self.tokens += max(0, hidden) // SEALED_CHARACTERS_PER_TOKEN
+            else:
+                self._each({name: value}, levels - 1)
 
-def _request_tokens(fields: Mapping[str, Raw], names: tuple[str, ...]) -> int:
-    texts = [bytes(fields[name]) for name in names if name in fields]
-    messages = bytes(fields.get("messages", b""))
-    media = list(_media_of_turns(messages))
-    # Base64 is ASCII without spaces, so its length is all that the text has to give up.
-    tokens = _text_tokens(messages, without_bytes=sum(size for size, _ in media))
-    return TOKENS_PER_REQUEST + sum(map(_text_tokens, texts), tokens) + sum(t for _, t in media)
+    def _each(self, members: Mapping[str, Raw], levels: int = _MOST_LEVELS) -> None:
+        for name, value in members.items():
+            if name == "content":
+                self.content(value, levels)
+            elif name not in _UNSAID:
+                self.texts.append(_bare(value))
 
-
-def _text_tokens(raw: bytes, *, without_bytes: int = 0) -> int:
-    """Estimate text, JSON punctuation and escapes included.
-
-    Prose and indented code hold spaces and take about one token for three bytes; minified
-    JSON, hexadecimal digits and base64 hardly do, and take more. Beyond ASCII it is one token
-    for two bytes of UTF-8, so up to two for a Chinese character.
-    """
-    size = len(raw) - without_bytes
-    is_dense = raw.count(b" ") * DENSE_BELOW_ONE_SPACE_IN_BYTES < size
-    per_token = BYTES_PER_DENSE_TOKEN if is_dense else BYTES_PER_WORDY_TOKEN
-    beyond = 0 if raw.isascii() else len(raw.translate(None, _ASCII))
-    return -(-(size - beyond) // per_token) + -(-beyond // BYTES_PER_DENSE_TOKEN)
-
-
-def _media_of_turns(messages: bytes) -> Iterator[tuple[int, int]]:
-    """Give (bytes of base64, tokens) for each image, document and recording."""
-    if _MEDIA_NAME.search(messages) is None:
-        return
-    try:
-        turns = _TURNS.decode(messages)
-    except ValueError:
-        return  # not for us to refuse; it counts as text
-    for turn in turns:
-        yield from _media_of_parts(turn.content)
-
-
-def _media_of_parts(content: Raw, levels: int = 3) -> Iterator[tuple[int, int]]:
-    """Look through content parts, and into a tool's result or a document, no deeper.
-
-    Each level is read anew: without the limit a body nested on purpose would take seconds.
-    """
-    if not levels or not content or memoryview(content)[0] != ord("["):
-        return
-    try:
-        parts = _PARTS.decode(content)
-    except ValueError:
-        return
-    for part in parts:
-        if part.type == "tool_result":
-            yield from _media_of_parts(part.content, levels - 1)
-        elif part.type in ("image", "image_url"):
-            yield from _image(part.source or part.image_url)
-        elif part.type in ("document", "file"):
-            yield from _document(part.source or part.file, levels)
-        elif part.type == "input_audio":
-            payload = _payload(_source(part.input_audio))
-            yield len(payload), len(payload) // AUDIO_BYTES_PER_TOKEN + 1
+    def _media(self, kind: bytes, raw: Raw, levels: int) -> None:
+        source = source_of(raw)
+        if kind in (b'"image"', b'"image_url"'):
+            self.tokens += self.count_image(source)
+        elif kind == b'"input_audio"':
+            self.tokens += audio_tokens(source)
+        elif source.type == "content":
+            self.content(source.content, levels - 1)
+        elif source.type == "text":
+            self.texts.append(raw)
+        else:
+            self.tokens += document_tokens(source)
 
 
-def _image(raw: Raw) -> Iterator[tuple[int, int]]:
-    payload = _payload(_source(raw))
-    try:
-        size = pixel_size(base64.b64decode(payload[: HEAD_BYTES // 3 * 4]))
-    except ValueError:
-        size = None
-    if size is None:
-        yield len(payload), UNSEEN_IMAGE_TOKENS
-    else:
-        tokens = -(-size[0] * size[1] // PIXELS_PER_TOKEN)
-        yield len(payload), min(max(tokens, MIN_IMAGE_TOKENS), MAX_IMAGE_TOKENS)
+_NO_NAMES: frozenset[str] = frozenset()
 
 
-def _document(raw: Raw, levels: int) -> Iterator[tuple[int, int]]:
-    source = _source(raw)
-    if source.type == "content":
-        yield from _media_of_parts(source.content, levels - 1)
-    elif source.type != "text":
-        payload = _payload(source)
-        tokens = len(payload) // DOCUMENT_BYTES_PER_TOKEN
-        yield len(payload), min(max(tokens, MIN_DOCUMENT_TOKENS), MAX_DOCUMENT_TOKENS)
-
-
-def _source(raw: Raw) -> _Source:
-    try:
-        return _SOURCE.decode(raw)
-    except ValueError:
-        return _Source()
-
-
-def _payload(source: _Source) -> str:
-    """Give the base64 itself; what stands behind an address is not ours to fetch."""
-    for address in (source.url, source.file_data):
-        if address.startswith("data:"):
-            return address.partition(",")[2]
-    return source.data or source.file_data
+def _bare(raw: Raw) -> bytes:
+    """Give a value as text: a string without its quotes, all else as it stands."""
+    text = bytes(raw)
+    return text[1:-1] if text.startswith(b'"') else text
