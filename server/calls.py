@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from msgspec import Raw, Struct
+from msgspec.structs import asdict, replace
 
 from server.billing.allowance import Limits, Weights, limits_of
 from server.billing.pricing import Price
-from server.config.schema import Config, Target
+from server.config.schema import Config, Target, Upstream
 from server.errors import ConfigError, ModelNotFound
 from server.presets.load import Preset
 from server.protocols import Protocol
 from server.protocols.body import Body
+from server.protocols.compat import SERVERS, Compat
 from server.protocols.extras import Extras
 from server.routing.catalog import Catalog
 from server.routing.resolve import Routing
@@ -33,6 +35,7 @@ class Rules:
     prices: Mapping[str, Price]  # model -> the price in force; free models have none
     weights: Weights
     limits: Mapping[str, Limits]  # tier -> what it allows
+    compat: Mapping[str, Compat]  # upstream -> what it needs to be told differently
 
     @classmethod
     def of(
@@ -59,7 +62,13 @@ class Rules:
             prices,
             Weights.of(config.quota_weights),
             limits_of(config.tiers),
+            {name: _compat_of(upstream) for name, upstream in config.upstreams.items()},
         )
+
+    def spoken_by(self, target: Target, protocol: Protocol) -> Protocol:
+        """Tell what `target` speaks with a client of `protocol`: the demo speaks both."""
+        spoken = self.config.upstreams[target.upstream].protocol
+        return protocol if spoken == "demo" else Protocol(spoken)
 
 
 class Call(Struct, frozen=True):
@@ -74,15 +83,26 @@ class Call(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """What will be sent where, and what it costs; `fields` are the payload's.
+    """What will be sent where, and what it costs; `protocol` and `fields` are the payload's.
 
+    `streamed` tells whether the provider is asked for a stream, whatever the client asked for.
     A free model has no price. `extras` is what the request asks for that changes the bill.
+    `names` leads from tools' names as they leave to those that the client knows.
     """
 
     request: Body
     model: str
     target: Target
+    protocol: Protocol
+    streamed: bool
     fields: Mapping[str, Raw]
     payload: bytes
     price: Price | None
     extras: Extras
+    names: Mapping[str, str]
+
+
+def _compat_of(upstream: Upstream) -> Compat:
+    flags = upstream.compat
+    own = {name: value for name, value in asdict(flags).items() if value is not None}
+    return replace(SERVERS[own.pop("server", "openai")], **own)

@@ -7,53 +7,20 @@ from types import TracebackType
 from typing import Self
 
 from server import rows
+from server.answering import error_event, headers_for, relay_of
 from server.billing import admission
-from server.billing.pricing import check_extras
-from server.calls import Call, Plan, Rules
+from server.calls import Call, Rules
 from server.errors import GatewayError, Internal
 from server.holding import Hold, Holds
-from server.presets import apply
-from server.protocols import Protocol, body
-from server.protocols.by_protocol import ESTIMATE, EXTRAS, READ
+from server.planning import plan
 from server.store.db import Store
-from server.upstream.client import Dispatch, UpstreamClient, forwarded_headers
+from server.upstream.client import Dispatch, UpstreamClient
 from server.upstream.relay import PING_AFTER_S, Relay
 from server.usage.record import Outcome
 
 SETTLE_WAIT_S = 1.0  # how long the last bytes wait for a commit that does not come
 
-_APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
-
 _log = logging.getLogger(__name__)
-
-
-def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan:
-    """Resolve the model and splice the preset; nothing leaves, nothing is stored.
-
-    Raises:
-        InvalidRequest, ModelNotFound, NotSupported: the request cannot be served.
-    """
-    request = READ[protocol](raw)
-    extras = EXTRAS[protocol](request.fields)
-    preset = rules.presets.get(tool) if tool is not None else None
-    route = rules.routing.resolve(
-        request.model,
-        tool=tool,
-        protocol=protocol,
-        preset_model=None if preset is None else preset.model,
-        input_tokens_estimate=lambda: ESTIMATE[protocol](request.fields),
-    )
-    fields = request.fields
-    if preset is not None and apply.should_inject(
-        preset, has_tools=request.has_tools, wants_schema=request.wants_schema
-    ):
-        fields = _APPLY[protocol](fields, rules.texts[preset.tool])
-    if protocol is Protocol.OPENAI and request.stream:
-        fields = body.with_include_usage(fields)
-    target, price = route.targets[0], rules.prices.get(route.model)
-    check_extras(price, extras)
-    fields = body.with_model(fields, target.model)
-    return Plan(request, route.model, target, fields, body.join(fields), price, extras)
 
 
 class Gateway:
@@ -103,16 +70,9 @@ class Flight:
         call, gateway = self._call, self._gateway
         admission.check_route(call.caller, call.tool, gateway.rules.config)
         self.plan = plan(call.raw, call.protocol, call.tool, gateway.rules)
-        self._headers = forwarded_headers(call.protocol, call.headers)
+        self._headers = headers_for(call, self.plan)
         self._hold = Hold(gateway.holds, call, self.plan, gateway.rules)
-        request = self.plan.request
-        hide_usage = call.protocol is Protocol.OPENAI and not request.wants_usage
-        self.relay = Relay(
-            call.protocol,
-            streaming=request.stream,
-            hide_usage=hide_usage,
-            ping_after_s=gateway.ping_after_s,
-        )
+        self.relay = relay_of(call, self.plan, ping_after_s=gateway.ping_after_s)
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)
@@ -131,6 +91,10 @@ class Flight:
         traceback: TracebackType | None,
     ) -> None:
         self._leave()
+
+    def error_event(self, err: GatewayError) -> bytes:
+        """Give `err` as the event that ends a stream which has begun."""
+        return error_event(err, self._call, self.plan)
 
     async def _run(self) -> None:
         error: GatewayError | None = None
@@ -176,8 +140,8 @@ class Flight:
             self._pump.cancel()
 
     def _dispatch(self, payload: bytes) -> Dispatch:
-        call = self._call
-        return Dispatch(self.plan.target, call.protocol, self._headers, payload, call.request_id)
+        call, plan = self._call, self.plan
+        return Dispatch(plan.target, plan.protocol, self._headers, payload, call.request_id)
 
     def _pump_ended(self, pump: asyncio.Task[None]) -> None:
         self._gateway.pumps.discard(pump)

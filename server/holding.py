@@ -128,7 +128,7 @@ class Hold:
 
     def follow(self, relay: Relay) -> None:
         """Keep ahead of what `relay` delivers, where the hold is one that grows."""
-        if self._terms.pool is None or not self._plan.request.stream:
+        if self._terms.pool is None or not self._plan.streamed:
             return
         self._relay = relay
         self._looked_at = self._kept_at = asyncio.get_running_loop().time()
@@ -222,9 +222,7 @@ class Hold:
         if terms.pool is None or not (lowered or terms.is_strict):
             return plan.payload
         choices = plan.request.choices
-        return body.join(
-            body.with_output_limit(plan.fields, self._call.protocol, granted // choices)
-        )
+        return body.join(body.with_output_limit(plan.fields, plan.protocol, granted // choices))
 
     def _learn_input(self) -> bool:
         """Take over the provider's first exact count of the input."""
@@ -274,7 +272,7 @@ class Hold:
     def _cut(self, refusal: GatewayError) -> None:
         usage = self._following.meter.usage
         if usage.input_tokens is None:  # Chat tells it at the end alone
-            estimate = ESTIMATE[self._call.protocol](self._plan.fields)
+            estimate = ESTIMATE[self._plan.protocol](self._plan.fields)
             usage = Usage(input_tokens=estimate)
         self._following.cut(usage, self._seen, refusal)
 

@@ -66,7 +66,7 @@ def closing(
     says what the tokens come to.
     """
     meter, first = relay.meter, relay.first_byte_at
-    tokens, is_estimated = _counted(call, plan, relay, outcome)
+    tokens, is_estimated = _counted(plan, relay, outcome)
     bill = Bill()
     if scale is not None and tokens != NO_TOKENS:
         bill = scale.bill(tokens, meter.server_tool_uses, meter.settings)
@@ -91,7 +91,7 @@ def closing(
     )
 
 
-def _counted(call: Call, plan: Plan, relay: Relay, outcome: Outcome) -> tuple[Tokens, bool]:
+def _counted(plan: Plan, relay: Relay, outcome: Outcome) -> tuple[Tokens, bool]:
     """Give a request's tokens, and whether some were estimated."""
     meter, usage = relay.meter, relay.meter.usage
     read, written = usage.input_tokens, usage.output_tokens
@@ -100,7 +100,7 @@ def _counted(call: Call, plan: Plan, relay: Relay, outcome: Outcome) -> tuple[To
     is_final = written is not None and not meter.output_is_partial
     missing = _was_taken(relay, outcome) and (read is None or not is_final)
     if missing and read is None:
-        read = ESTIMATE[call.protocol](plan.fields)
+        read = ESTIMATE[plan.protocol](plan.fields)
     if missing and not is_final:
         written = max(written or 0, meter.estimated_output_tokens())
     tokens = Tokens(

@@ -39,7 +39,7 @@ def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
     """
     request, billing = plan.request, rules.config.billing
     is_strict = billing.hold == "strict"
-    grows = request.stream and not is_strict
+    grows = plan.streamed and not is_strict
     usual = _usual_output(plan, rules)
     return Terms(
         pool=_pool(call, plan, rules, now),
@@ -63,7 +63,7 @@ def estimate(plan: Plan) -> int:
     """
     payload = plan.payload
     if len(payload) > ROUGH_LIMIT_BYTES or not payload.isascii():
-        return ESTIMATE[plan.request.protocol](plan.fields)
+        return ESTIMATE[plan.protocol](plan.fields)
     return len(payload) * 5 // 16 + 1
 
 

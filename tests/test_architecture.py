@@ -33,9 +33,11 @@ ROWS = {
     "server.upstream.demo": "clock",
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
+    "server.planning": "billing calls config presets protocols",
     "server.rows": "errors clock protocols usage billing upstream calls",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
-    "server.gateway": ("errors protocols store presets usage billing upstream calls rows holding"),
+    "server.answering": "errors protocols upstream calls terms",
+    "server.gateway": ("errors store usage billing upstream calls rows holding planning answering"),
     "server.routes": (
         "errors clock config protocols store tenants usage billing billing.stripe calls rows "
         "gateway"

@@ -12,7 +12,7 @@ from server.billing.scales import InMicros, InQuota
 from server.calls import Call, Plan, Rules
 from server.config.schema import Billing as Holding
 from server.config.schema import Model, Target, Tier
-from server.protocols import Protocol, body
+from server.protocols import UPSTREAM_PROTOCOLS, Protocol, body
 from server.protocols.by_protocol import ESTIMATE
 from server.protocols.extras import NONE, Extras
 from server.tenants.keys import Billing, Caller, Scope
@@ -32,7 +32,18 @@ def call(protocol, billing=Billing.PAY_PER_TOKEN):
 def plan(fields=b"", protocol=Protocol.ANTHROPIC, *, price=PRICE, extras=NONE):
     payload = b"{" + HELLO + fields + b"}"
     request = READ[protocol](payload)
-    return Plan(request, "smart", TARGET, request.fields, payload, price, extras)
+    return Plan(
+        request=request,
+        model="smart",
+        target=TARGET,
+        protocol=protocol,
+        streamed=request.stream,
+        fields=request.fields,
+        payload=payload,
+        price=price,
+        extras=extras,
+        names={},
+    )
 
 
 def terms(fields=b"", protocol=Protocol.ANTHROPIC, *, billing=None, **options):
@@ -160,7 +171,7 @@ def test_a_strict_hold_bounds_the_input_by_its_bytes():
         (b"x" * ROUGH_LIMIT_BYTES, False),
     ],
 )
-@pytest.mark.parametrize("protocol", list(Protocol))
+@pytest.mark.parametrize("protocol", UPSTREAM_PROTOCOLS)
 def test_only_plain_text_of_ordinary_size_is_estimated_roughly(content, is_rough, protocol):
     found = plan(b',"metadata":{"note":"' + content + b'"}', protocol)
 

@@ -10,7 +10,7 @@ from gatewayctl.output import Table
 from gatewayctl.session import Session
 from server.config.load import Settings
 from server.config.schema import Tool
-from server.errors import ModelNotFound, NotFound, NotSupported
+from server.errors import ModelNotFound, NotFound
 from server.presets.load import Preset, load_presets
 from server.protocols import Protocol, tokens
 from server.routing.resolve import Routing
@@ -102,8 +102,6 @@ def _names_a_model(preset: Preset, routing: Routing) -> bool:
         )
     except ModelNotFound:
         return preset.model is None
-    except NotSupported:
-        return True  # it speaks the other protocol
     return True
 
 

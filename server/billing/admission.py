@@ -4,7 +4,7 @@ from datetime import datetime
 
 from server.billing import holds, ledger, quota
 from server.billing.holds import Demand, Grant, Pool, Quota
-from server.billing.pricing import Tokens
+from server.billing.pricing import TOOL_ROUTES, Tokens
 from server.config.schema import Config
 from server.errors import GatewayError, InvalidApiKey, KeyNotAllowed
 from server.tenants.keys import Billing, Caller
@@ -22,9 +22,7 @@ def check_route(caller: Caller, tool: str | None, config: Config) -> None:
     """
     if tool is None and caller.billing is Billing.SUBSCRIPTION:
         base = config.server.public_url or ""
-        routes = ", ".join(
-            f"{base}/{name}" for name in ("claudecode", "cline", "cursor", "roocode")
-        )
+        routes = ", ".join(f"{base}/{name}" for name in TOOL_ROUTES)
         raise KeyNotAllowed(
             "A subscription key works only on the tool routes. "
             f"Set the tool's base URL to one of: {routes}."

@@ -46,7 +46,7 @@ __all__ = [
 
 QUOTA_WINDOW_S = 86_400
 TOPUP = {"min_cents": 500, "max_cents": 100_000}
-TOOL_ROUTES = ["claudecode", "cline", "cursor", "roocode"]
+TOOL_ROUTES = ["claudecode", "cline", "cursor", "roocode", "codex"]
 NO_EXTRAS: Mapping[str, str | int] = MappingProxyType({})
 DEFAULT_USES = 10  # what a server tool without `max_uses` is held for
 UNLIMITED_OUTPUT = 2**31 - 1  # the most that anybody can ask for: its cost fits 64 bits

@@ -8,6 +8,8 @@ from itertools import chain
 from math import prod
 from urllib.parse import SplitResult, urlsplit
 
+from msgspec.structs import asdict
+
 from server.config.convert import suggestion
 from server.config.document import KeyPath
 from server.config.references import is_malformed, is_reference, without_references
@@ -25,6 +27,7 @@ RESERVED_MODELS = frozenset({"auto", "claude-auto"})
 _OWN_HEADERS = frozenset(
     {"authorization", "connection", "content-length", "host", "transfer-encoding", "x-api-key"}
 )
+_NEVER_DROPPED = frozenset({"max_tokens", "messages", "model", "stream"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]+")
@@ -66,6 +69,16 @@ def _database(database: str) -> Iterator[Problem]:
         yield ("database",), "is not supported yet; give the path of an SQLite file"
 
 
+def _compat(path: KeyPath, upstream: Upstream) -> Iterator[Problem]:
+    flags = asdict(upstream.compat)
+    for at, name in enumerate(flags.pop("drop_params") or ()):
+        if name in _NEVER_DROPPED:
+            yield (*path, "drop_params", at), f"no request can do without `{name}`"
+    if upstream.protocol != "openai":
+        for name in (name for name, value in flags.items() if value is not None):
+            yield (*path, name), "is only for upstreams with `protocol: openai`"
+
+
 def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]:
     yield from _name(path, name)
     if upstream.protocol == "demo":
@@ -76,6 +89,7 @@ def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]
     else:
         yield from _url((*path, "base_url"), upstream.base_url)
     yield from _secret((*path, "api_key"), upstream.api_key)
+    yield from _compat((*path, "compat"), upstream)
     for header, value in upstream.headers.items():
         yield from _header((*path, "headers", header), header, value)
     if upstream.proxy is not None and not is_reference(upstream.proxy):

@@ -42,7 +42,8 @@ _ABOVE_0 = Meta(gt=0, le=86_400, description="a number of seconds above 0, at mo
 _FROM_0 = Meta(ge=0, le=86_400, description="a number of seconds from 0 to 86400")
 Timeout = Annotated[int, _ABOVE_0] | Annotated[float, _ABOVE_0]
 Delay = Annotated[int, _FROM_0] | Annotated[float, _FROM_0]
-Tool = Literal["claudecode", "cline", "cursor", "roocode"]
+Tool = Literal["claudecode", "cline", "cursor", "roocode", "codex"]
+CompatServer = Literal["openai", "vllm", "sglang", "ollama", "deepseek", "openrouter", "generic"]
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -85,6 +86,26 @@ class Timeouts(Section, frozen=True):
     write_s: Timeout = 30
 
 
+class Compat(Section, frozen=True):
+    """How a compatible server differs from OpenAI: a ready set by name, and flags over it."""
+
+    server: CompatServer | None = None
+    max_tokens_field: Literal["max_completion_tokens", "max_tokens"] | None = None
+    reasoning_field: Text | None = None
+    reasoning_required: bool | None = None
+    reasoning_effort: bool | None = None
+    max_effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+    effort_with_tools: Text | None = None
+    reasoning_off: Literal["reasoning_effort", "thinking"] | None = None
+    supports_top_k: bool | None = None
+    late_system: Literal["system", "user"] | None = None
+    text_parts: bool | None = None
+    json_schema: bool | None = None
+    stream_usage: bool | None = None
+    server_tools: Literal["drop", "refuse"] | None = None
+    drop_params: tuple[Text, ...] | None = None
+
+
 class Upstream(Section, frozen=True):
     """A provider endpoint; `api_key` and header values may be references."""
 
@@ -94,6 +115,7 @@ class Upstream(Section, frozen=True):
     headers: dict[str, str] = field(default_factory=dict)
     proxy: str | None = None
     timeouts: Timeouts = Timeouts()
+    compat: Compat = Compat()
 
 
 class Target(Section, frozen=True):

@@ -4,7 +4,14 @@ from enum import StrEnum
 
 
 class Protocol(StrEnum):
-    """How a client or an upstream speaks: Anthropic Messages, or OpenAI Chat Completions."""
+    """How a client speaks, or an upstream: Anthropic Messages, or OpenAI Chat Completions.
+
+    `RESPONSES`, OpenAI's Responses API, is for clients alone: no upstream is asked in it.
+    """
 
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
+    RESPONSES = "responses"
+
+
+UPSTREAM_PROTOCOLS = (Protocol.ANTHROPIC, Protocol.OPENAI)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -17,10 +17,11 @@ MAX_TOKENS_LIMIT = 2**31 - 1
 # parsers fold case: a `Model` beside `model` would show them a request that we never priced.
 KNOWN_NAMES = frozenset(
     {
-        "container", "functions", "inference_geo", "max_completion_tokens", "max_tokens",
-        "mcp_servers", "messages", "metadata", "modalities", "model", "n", "output_config",
-        "response_format", "service_tier", "speed", "stream", "stream_options", "system",
-        "thinking", "tool_choice", "tools", "web_search_options",
+        "container", "functions", "inference_geo", "input", "max_completion_tokens",
+        "max_output_tokens", "max_tokens", "mcp_servers", "messages", "metadata", "modalities",
+        "model", "n", "output_config", "previous_response_id", "response_format", "service_tier",
+        "speed", "stream", "stream_options", "system", "thinking", "tool_choice", "tools",
+        "web_search_options",
     }
 )  # fmt: skip
 
@@ -31,7 +32,8 @@ class Body(Struct, frozen=True):
     """A request body: its raw top level, and the few fields that the gateway acts on.
 
     `max_tokens` is the largest limit named, None where none is. `choices` is Chat's `n`.
-    `wants_usage` tells whether a Chat client itself asked for the stream's usage chunk.
+    `wants_usage` tells whether a Chat client itself asked for the stream's usage chunk. `asked`
+    is what a Responses answer has to say again of its request, which `fields` give as Chat.
     """
 
     protocol: Protocol
@@ -43,6 +45,7 @@ class Body(Struct, frozen=True):
     wants_schema: bool
     choices: int = 1
     wants_usage: bool = False
+    asked: Any = None
 
 
 def split(raw: bytes) -> dict[str, Raw]:
@@ -110,7 +113,15 @@ def read_chat(raw: bytes) -> Body:
     Raises:
         InvalidRequest: as `split`, or a field has a wrong type; `param` names it.
     """
-    fields = split(raw)
+    return chat(split(raw))
+
+
+def chat(fields: dict[str, Raw], asked: Any = None) -> Body:
+    """Read the members of a Chat Completions request, which may have been made of another.
+
+    Raises:
+        InvalidRequest: a field has a wrong type; `param` names it.
+    """
     limits = (_count(fields, "max_tokens"), _count(fields, "max_completion_tokens"))
     layout = _read(fields, "response_format", _RESPONSE_FORMAT, "an object")
     options = _read(fields, "stream_options", _STREAM_OPTIONS, "an object")
@@ -127,6 +138,7 @@ def read_chat(raw: bytes) -> Body:
         wants_schema=layout is not None and layout.type != "text",
         choices=choices or 1,
         wants_usage=options is not None and options.include_usage is True,
+        asked=asked,
     )
 
 

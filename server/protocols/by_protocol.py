@@ -7,12 +7,8 @@ import msgspec
 from msgspec import Raw
 
 from server.errors import GatewayError
-from server.protocols import Protocol, body, envelopes, extras, sse, tokens, usage
+from server.protocols import Protocol, envelopes, extras, sse, tokens, usage
 
-READ: Mapping[Protocol, Callable[[bytes], body.Body]] = {
-    Protocol.ANTHROPIC: body.read_messages,
-    Protocol.OPENAI: body.read_chat,
-}
 METER: Mapping[Protocol, Callable[[], usage.Meter]] = {
     Protocol.ANTHROPIC: usage.MessagesMeter,
     Protocol.OPENAI: usage.ChatMeter,
@@ -36,13 +32,6 @@ def render(err: GatewayError, protocol: Protocol, request_id: str) -> dict[str, 
     if protocol is Protocol.ANTHROPIC:
         return envelopes.anthropic(err, request_id)
     return envelopes.openai(err)
-
-
-def render_event(err: GatewayError, protocol: Protocol, request_id: str) -> bytes:
-    """Give the error as the last event of a stream that has begun."""
-    if protocol is Protocol.ANTHROPIC:
-        return envelopes.anthropic_event(err, request_id)
-    return envelopes.openai_event(err)
 
 
 def without_usage_chunk(events: bytes) -> bytes:

@@ -15,7 +15,8 @@ from server.errors import (
     UpstreamRefused,
     UpstreamTimeout,
 )
-from server.protocols import Protocol
+from server.protocols import Protocol, wording
+from server.protocols.meter import ReportedError
 
 ANTHROPIC_PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 OPENAI_PING = b": ping\n\n"
@@ -28,6 +29,7 @@ def anthropic(err: GatewayError, request_id: str) -> dict[str, Any]:
     kind = _ANTHROPIC_TYPE.get(err.http_status, "api_error")
     error: dict[str, Any] = {"type": kind, "message": str(err)}
     if isinstance(err, UpstreamRefused):
+        error["message"] = wording.as_messages_words_it(str(err), err.upstream_code)
         if err.kind is not None and err.kind.endswith(("_error", "_too_large")):
             error["type"] = err.kind
         if err.details is not None:
@@ -43,7 +45,7 @@ def openai(err: GatewayError) -> dict[str, Any]:
     error: dict[str, Any] = {"message": str(err), "type": kind, "param": err.param, "code": code}
     if isinstance(err, UpstreamRefused):
         error["type"] = err.kind or kind
-        error["code"] = err.upstream_code or err.reason
+        error["code"] = err.upstream_code or wording.chat_code(str(err)) or err.reason
         if err.details is not None:
             error["details"] = err.details
     return {"error": error}
@@ -61,7 +63,7 @@ def openai_event(err: GatewayError) -> bytes:
 
 def status_for(err: GatewayError, protocol: Protocol) -> int:
     """Give the status to answer with; 529 is Anthropic's own, and 503 to OpenAI's clients."""
-    if protocol is Protocol.OPENAI and err.http_status == 529:
+    if protocol is not Protocol.ANTHROPIC and err.http_status == 529:
         return 503
     return err.http_status
 
@@ -108,6 +110,21 @@ def from_upstream(
     return UpstreamError(sentence, retry_after_s=wait_s)
 
 
+def from_event(reported: ReportedError) -> GatewayError:
+    """Turn an error that came in a stream into ours, for a client of another protocol.
+
+    Only what says that the request itself was refused keeps its words.
+    """
+    kind = reported.kind
+    if "overloaded" in kind:
+        return UpstreamOverloaded("The provider is overloaded; try again.")
+    status = next((found for word, found in _REPORTED.items() if word in kind), None)
+    if status is None:
+        return UpstreamError("The provider failed in the middle of its answer; try again.")
+    message = redacted(reported.message.encode(errors="replace")).decode()
+    return UpstreamRefused(message, upstream_status=status, kind=kind)
+
+
 def redacted(text: bytes) -> bytes:
     """Mask whatever looks like a secret in what a provider sent."""
     return _SECRET.sub(b"[redacted]", text)
@@ -130,6 +147,7 @@ _ANTHROPIC_TYPE = {
 _OPENAI_TYPE = {429: "rate_limit_error"}
 _RETRIABLE = frozenset({429, 500, 502, 503, 504, 529})
 _REFUSALS = frozenset({400, 413, 429})
+_REPORTED = {"rate_limit": 429, "too_large": 413, "invalid_request": 400}
 _OPERATOR = "tell the gateway's operator"
 _SENTENCES = {
     401: f"The provider did not accept the gateway's API key; {_OPERATOR}.",

@@ -1,21 +1,24 @@
-"""Messages and Chat Completions: authenticate, read the body, serve, relay."""
+"""Messages, Chat Completions and Responses: authenticate, read the body, serve, relay."""
 
 from server.calls import Call
 from server.errors import GatewayError, InvalidApiKey, Unavailable
 from server.gateway import Flight
 from server.protocols import Protocol
-from server.protocols.by_protocol import render_event
 from server.routes import wire
 from server.routes.paths import ROOTS
 from server.routes.services import services_of
 from server.routes.wire import AnyApp, AnyRequest
 from server.rows import upstream_headers
 
-PATHS = {Protocol.ANTHROPIC: "messages", Protocol.OPENAI: "chat/completions"}
+PATHS = {
+    Protocol.ANTHROPIC: "messages",
+    Protocol.OPENAI: "chat/completions",
+    Protocol.RESPONSES: "responses",
+}
 
 
 def register(app: AnyApp) -> None:
-    """Serve both protocols under `/v1`, and under each tool's prefix."""
+    """Serve every protocol under `/v1`, and under each tool's prefix."""
     for protocol, path in PATHS.items():
         for root, tool in ROOTS.items():
             handler = _handler(protocol, tool)
@@ -29,7 +32,7 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
         try:
             flight = await _admit(request, protocol, tool)
             async with flight:
-                return await _relay(request, flight, protocol)
+                return await _relay(request, flight)
         except GatewayError as err:
             if isinstance(err, InvalidApiKey) and flight is not None:
                 wire.forget(services_of(request))  # admission knew better
@@ -49,7 +52,7 @@ async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> F
     return services.gateway.serve(call)
 
 
-async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> wire.Answer | None:
+async def _relay(request: AnyRequest, flight: Flight) -> wire.Answer | None:
     relay, made = flight.relay, wire.request_id(request)
     headers = {"request-id": made, "x-request-id": made, **upstream_headers(relay)}
     if relay.body is not None:
@@ -62,5 +65,5 @@ async def _relay(request: AnyRequest, flight: Flight, protocol: Protocol) -> wir
             await out.send(events, end_stream=relay.handoff.is_over)
     except GatewayError as err:
         # The 200 is out already, and Sanic would end this body as if it were whole.
-        await out.send(render_event(err, protocol, made), end_stream=True)
+        await out.send(flight.error_event(err), end_stream=True)
     return None

@@ -1,6 +1,6 @@
 """The paths of DESIGN: clients append `/v1`, do not, or do it twice."""
 
-TOOLS = ("claudecode", "cline", "cursor", "roocode")
+TOOLS = ("claudecode", "cline", "cursor", "roocode", "codex")
 
 TOOL_ROOTS = {f"/{tool}{version}": tool for tool in TOOLS for version in ("/v1", "", "/v1/v1")}
 """Where a tool's paths may begin, and which tool that is."""

@@ -34,6 +34,8 @@ SMALL_BODY_BYTES = 64 * 1024
 TOUCH_EVERY_S = 60.0
 REMEMBERED_CALLERS = 1024
 
+_MESSAGES_TOOLS = frozenset(TOOLS) - {"codex"}
+_OPENAI_PATH = re.compile(r"^/(?:tenant|pricing)|/chat/completions|/responses")
 _log = logging.getLogger(__name__)
 _LOGGABLE = re.compile(r"[\x20-\x7e]{1,128}").fullmatch
 
@@ -92,10 +94,10 @@ def protocol_for(request: AnyRequest) -> Protocol:
     path = request.path
     if path.endswith("/models") or "/models/" in path:
         spoken = "anthropic-version" in request.headers
-    elif "/chat/completions" in path or path.startswith(("/tenant", "/pricing")):
+    elif _OPENAI_PATH.search(path):
         spoken = False
     else:
-        spoken = "/messages" in path or path.split("/", 2)[1] in TOOLS
+        spoken = "/messages" in path or path.split("/", 2)[1] in _MESSAGES_TOOLS
     return Protocol.ANTHROPIC if spoken else Protocol.OPENAI
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from fnmatch import translate
 
 from server.config.schema import Config, Model, Rule, Target
-from server.errors import ModelNotFound, NotSupported
-from server.protocols import Protocol
+from server.errors import ModelNotFound
+from server.protocols import UPSTREAM_PROTOCOLS, Protocol
 from server.routing.catalog import AUTO_NAMES, is_glob, names, quoted, unknown_model
 
 
@@ -32,10 +32,9 @@ class Routing:
         self._globs = re.compile("|".join(f"({translate(glob)})" for glob in globs) or r"(?!)")
         self._glob_uses = tuple(globs.values())
         self._routes = {
-            (protocol, name): Route(name, ordered)
-            for protocol in Protocol
+            (protocol, name): Route(name, _ordered(model, protocol, config))
+            for protocol in UPSTREAM_PROTOCOLS
             for name, model in config.models.items()
-            if (ordered := _ordered(model, protocol, config))
         }
 
     def resolve(
@@ -47,14 +46,13 @@ class Routing:
         preset_model: str | None,
         input_tokens_estimate: Callable[[], int],
     ) -> Route:
-        """Find what serves `name` for a caller of `tool` who speaks `protocol`.
+        """Find what serves `name` for a caller of `tool`, best in `protocol`.
 
         `preset_model` is what the tool's preset says `auto` is. The estimate is asked for only
         if a rule needs it, and once.
 
         Raises:
             ModelNotFound: no model, alias or rule covers the name.
-            NotSupported: the model has no target that speaks `protocol`.
         """
         model: str | None = name
         if name not in self._models:
@@ -63,10 +61,7 @@ class Routing:
                 model = self._auto_model(name, tool, preset_model, input_tokens_estimate)
         if model is None:
             raise unknown_model(name, self._names)
-        route = self._routes.get((protocol, model))
-        if route is None:
-            raise _speaks_another(model, protocol)
-        return route
+        return self._routes[protocol, model]
 
     def require_auto(self, preset_model: str | None) -> None:
         """Check what a preset says `auto` is; raises ModelNotFound where nothing goes by it."""
@@ -124,22 +119,11 @@ def _first_match(
 
 
 def _ordered(model: Model, protocol: Protocol, config: Config) -> tuple[Target, ...]:
-    """Put the targets that speak `protocol` first; empty when there is none."""
+    """Put the targets that speak `protocol` first: nothing is translated that need not be."""
     speaking = [t for t in model.targets if _speaks(t, protocol, config)]
     others = [t for t in model.targets if t not in speaking]
-    return (*speaking, *others) if speaking else ()
+    return (*speaking, *others)
 
 
 def _speaks(target: Target, protocol: Protocol, config: Config) -> bool:
     return config.upstreams[target.upstream].protocol in (protocol.value, "demo")
-
-
-def _speaks_another(model: str, protocol: Protocol) -> NotSupported:
-    spoken, path = {
-        Protocol.ANTHROPIC: ("OpenAI", "/v1/chat/completions"),
-        Protocol.OPENAI: ("Anthropic", "/v1/messages"),
-    }[protocol]
-    return NotSupported(
-        f'The model "{model}" speaks the {spoken} protocol only: '
-        f"call it at {path}, or choose another model."
-    )

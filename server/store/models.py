@@ -175,7 +175,7 @@ class Request(Table):
     key = ForeignKeyField(Key, index=False)
     key_id: int
     member = TextField(null=True)
-    tool = TextField(null=True)  # claudecode | cline | cursor | roocode
+    tool = TextField(null=True)  # the prefix it came by
     session = TextField(null=True)  # the tool's own session id, where it sends one
     agent = TextField(null=True)  # the tool's own agent id, where it sends one
     protocol = TextField()  # anthropic | openai

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from server.config.schema import Target, Timeouts, Upstream
 from server.errors import GatewayError, InvalidRequest
-from server.protocols import Protocol
+from server.protocols import UPSTREAM_PROTOCOLS, Protocol
 from server.upstream.connection import Head, Origin, StaleConnectionError
 from server.upstream.pool import Pool
 from server.upstream.relay import Relay
@@ -55,8 +55,9 @@ class Dispatch(Struct, frozen=True):
 def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
     """Prepare `upstream`, references resolved; `protocol: demo` leads to `demo_url`."""
     api_key = upstream.api_key
-    protocols = [Protocol(upstream.protocol)] if upstream.protocol != "demo" else list(Protocol)
-    base = upstream.base_url if upstream.protocol != "demo" else demo_url
+    is_demo = upstream.protocol == "demo"
+    protocols = UPSTREAM_PROTOCOLS if is_demo else (Protocol(upstream.protocol),)
+    base = demo_url if is_demo else upstream.base_url
     parts = urlsplit(base or "")
     tls = parts.scheme == "https"
     port = parts.port or (443 if tls else 80)
@@ -65,7 +66,7 @@ def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
         prefix = parts.path.rstrip("/")
         if protocol is Protocol.ANTHROPIC:
             prefix = prefix.removesuffix("/v1")
-        elif upstream.protocol == "demo":
+        elif is_demo:
             prefix += "/v1"
         lines = [
             f"POST {prefix}{PATHS[protocol]} HTTP/1.1",

@@ -9,6 +9,7 @@ from server.errors import GatewayError, UpstreamError
 from server.protocols import Protocol, envelopes, sse, usage
 from server.protocols.by_protocol import METER, PING, without_usage_chunk
 from server.protocols.endings import TRACKER
+from server.protocols.translation.ways import AS_THEY_ARE, Answers
 from server.upstream.connection import Exchange, Head
 from server.upstream.handoff import Handoff
 from server.upstream.inflate import Inflater
@@ -24,10 +25,12 @@ CUT_REASON = {Protocol.ANTHROPIC: "max_tokens", Protocol.OPENAI: "length"}
 class Relay:
     """The sink of one exchange; the pump awaits `over`, the handler awaits `started`.
 
-    Whole events reach the handoff as they were received. The piece with the terminal event is
-    kept back until `release`, which the pump calls once the request is settled: a client never
-    holds an answer that a crash could forget. `started` is done as soon as the client can be
-    answered: with the first event, the first ping, or the end.
+    Whole events reach the handoff as they were received, or as `answers` translates them. The
+    piece with the terminal event is kept back until `release`, which the pump calls once the
+    request is settled: a client never holds an answer that a crash could forget. `started` is
+    done as soon as the client can be answered: with the first event, the first ping, or the end.
+
+    `protocol` is the provider's; `streaming` tells whether the client was promised a stream.
     """
 
     def __init__(
@@ -35,12 +38,16 @@ class Relay:
         protocol: Protocol,
         *,
         streaming: bool,
+        answers: Answers = AS_THEY_ARE,
         hide_usage: bool = False,
         ping_after_s: float = PING_AFTER_S,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._protocol = protocol
         self._streaming = streaming
+        self._streamed = streaming or answers.is_gathered
+        self._machine, self._translate = answers.machine, answers.whole
+        self._ping_event = answers.ping or PING[protocol]
         self._hide_usage = hide_usage
         self._ping_after_s = ping_after_s
         self._inflater: Inflater | None = None
@@ -55,7 +62,7 @@ class Relay:
         self._alert: Callable[[], None] = _nothing
         self._error: GatewayError | None = None
         self.meter: usage.Meter = METER[protocol]()
-        self._tracker = TRACKER[protocol]() if streaming else None
+        self._tracker = TRACKER[protocol]() if self._streamed else None
         self.was_cut = False
         self.head: Head | None = None
         self.body: bytes | None = None
@@ -144,9 +151,7 @@ class Relay:
         if self.over.done() or self._is_ending or self._tracker is None:
             return
         ending = self._tracker.ending(
-            output_tokens=output_tokens,
-            usage=spent,
-            include_usage=not self._hide_usage,
+            output_tokens=output_tokens, usage=spent, include_usage=not self._hide_usage
         )
         self.was_cut = True
         if ending is None:
@@ -165,7 +170,7 @@ class Relay:
         if encoding not in (b"", b"identity"):
             self._inflater = Inflater(encoding)
         kind = (head.get(b"content-type") or b"").lower()
-        if self._streaming and head.status == 200 and kind.startswith(b"text/event-stream"):
+        if self._streamed and head.status == 200 and kind.startswith(b"text/event-stream"):
             self._splitter = sse.EventSplitter()
 
     def on_data(self, data: bytes) -> None:
@@ -210,8 +215,15 @@ class Relay:
             self._collect(data)
 
     def _finish(self, error: GatewayError | None) -> None:
-        if not self.over.done():
-            self.over.set_result(error)
+        if self.over.done():
+            return
+        if error is None and self._machine is not None and self._splitter is not None:
+            try:
+                rest = [self._machine.feed(piece) for piece in self._whole]
+                self._whole = [*rest, self._machine.finish()]
+            except GatewayError as err:
+                error = err
+        self.over.set_result(error)
 
     def _collect(self, data: bytes) -> None:
         self._whole_bytes += len(data)
@@ -239,6 +251,9 @@ class Relay:
     def _keep_back(self, events: bytes) -> None:
         """Begin the end, with the events up to the last that a client may see."""
         self._is_ending = True
+        if self._machine is not None and self.meter.error is not None:
+            self._finish(envelopes.from_event(self.meter.error))
+            return
         last = events.find(_LAST[self._protocol])
         if self.meter.error is not None or events.find(b"\n\n", last) != len(events) - 2:
             events = up_to_end(events, self._protocol)
@@ -248,15 +263,19 @@ class Relay:
         else:
             self._set_timer(LINGER_S, partial(self._finish, None))
 
-    def _put(self, piece: bytes) -> None:
-        self._last_put = self._loop.time()
-        self._has_put = True
-        self.handoff.put(piece)
-        self._start()
-        self._quiet_bytes -= len(piece)
+    def _put(self, events: bytes) -> None:
+        self._give(events if self._machine is None else self._machine.feed(events))
+        self._quiet_bytes -= len(events)
         if self._quiet_bytes < 0:
             self._quiet_bytes = NEVER
             self._alert()
+
+    def _give(self, piece: bytes) -> None:
+        if piece:
+            self._last_put = self._loop.time()
+            self._has_put = True
+            self.handoff.put(piece)
+            self._start()
 
     def _resume(self) -> None:
         if self._connection is not None and not self._is_held_back and not self.handoff.is_full:
@@ -269,7 +288,7 @@ class Relay:
     def _ping(self) -> None:
         silent_s = self._loop.time() - self._last_put
         if silent_s >= self._ping_after_s:
-            self._put(PING[self._protocol])
+            self._give(self._ping_event)
             silent_s = 0.0
         self._set_timer(self._ping_after_s - silent_s, self._ping)
 
@@ -305,6 +324,8 @@ class Relay:
             raise UpstreamError("The provider answered with an error; try again.")
         if self._streaming:
             raise UpstreamError("The provider answered a streaming request without a stream.")
+        if self._translate is not None:
+            self._whole = [self._translate(body)]
 
 
 _LAST = {Protocol.ANTHROPIC: b"event: message_stop\n", Protocol.OPENAI: b"data: [DONE]\n"}

@@ -102,7 +102,7 @@ def test_a_tier_is_told_with_its_quota_and_the_routes_it_opens():
                 "price_cents": 2000,
                 "interval": "month",
                 "quota": {"window_seconds": 86_400, "tokens": 500_000, "requests": None},
-                "routes": ["claudecode", "cline", "cursor", "roocode"],
+                "routes": ["claudecode", "cline", "cursor", "roocode", "codex"],
                 "checkout_available": False,
             }
         ],

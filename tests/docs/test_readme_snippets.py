@@ -16,7 +16,7 @@ from support.readme import ROOT, TEXT, blocks, parameters, whole_config
 from gatewayctl.main import run
 from server.config.load import load, upstream_key_problems
 from server.presets.load import load_preset
-from server.protocols import Protocol
+from server.protocols import UPSTREAM_PROTOCOLS
 from server.routes.paths import ROOTS, TOOLS
 from server.routing.resolve import Routing
 
@@ -63,7 +63,7 @@ def test_with_the_providers_of_the_readme_both_kinds_of_client_reach_every_model
             name, tool=None, protocol=protocol, preset_model=None, input_tokens_estimate=int
         ).model
         for name in ("auto", "smart", "fast")
-        for protocol in Protocol
+        for protocol in UPSTREAM_PROTOCOLS
     }
 
     assert served == {"smart", "fast"}

@@ -34,6 +34,12 @@ def _routes(gateway):
     )
 
 
+def _body(path):
+    if not path.endswith("/responses"):
+        return asked("m", stream=False)
+    return {"model": "m", "max_output_tokens": 300, "input": "hello"}
+
+
 def _inference(routes):
     return [path for path, method in routes if method == "POST" and not FREE.fullmatch(path)]
 
@@ -55,7 +61,7 @@ def test_without_money_or_quota_no_route_reaches_a_provider(tmp_path, billing, t
             async with gateway.client(secret) as client:
                 routes = _routes(gateway)
                 for path, method in routes:
-                    body = None if method in ("GET", "HEAD") else asked("m", stream=False)
+                    body = None if method in ("GET", "HEAD") else _body(path)
                     reply = await client.request(method, path, json=body)
                     statuses[path, method] = reply.status_code
             served = gateway.running.demo.journal.served
@@ -65,7 +71,7 @@ def test_without_money_or_quota_no_route_reaches_a_provider(tmp_path, billing, t
 
     inference = _inference(routes)
     assert set(inference) == {
-        f"{root}/{path}" for root in ROOTS for path in ("messages", "chat/completions")
+        f"{root}/{path}" for root in ROOTS for path in ("messages", "chat/completions", "responses")
     }
     for path in inference:
         is_closed = billing is keys.Billing.SUBSCRIPTION and path.startswith("/v1/")
@@ -87,7 +93,7 @@ def test_with_it_each_of_them_leaves_one_row_and_one_charge(tmp_path, billing):
                 paths = [path for path in paths if not path.startswith("/v1/")]
             async with gateway.client(secret) as client:
                 for path in paths:
-                    reply = await client.post(path, json=asked("m", stream=False))
+                    reply = await client.post(path, json=_body(path))
                     assert reply.status_code == 200, path
             rows = await settled(gateway)
             found = [each for each in await entries(gateway) if each["kind"] == "charge"]

@@ -57,7 +57,13 @@ def test_presets_render_reads_the_users_own_folder(cli, ready, home):
 def test_presets_are_listed_with_their_size(cli, ready):
     listed = cli("presets", "list", "--json").json["data"]
 
-    assert [preset["tool"] for preset in listed] == ["claudecode", "cline", "cursor", "roocode"]
+    assert [preset["tool"] for preset in listed] == [
+        "claudecode",
+        "cline",
+        "codex",
+        "cursor",
+        "roocode",
+    ]
     assert all(preset["tokens"] > 100 for preset in listed)
     assert cli("presets", "list").rows[0][0] == "claudecode"
     assert cli("presets", "show", "cline", "--json").json == listed[1]
@@ -67,7 +73,7 @@ def test_an_unknown_preset_is_not_found(cli, ready):
     done = cli("presets", "show", "vim")
 
     assert done.code == 5
-    assert "claudecode, cline, cursor, roocode" in done.err
+    assert "claudecode, cline, codex, cursor, roocode" in done.err
 
 
 def test_presets_check_finds_a_model_that_is_not_there(cli, ready, home):

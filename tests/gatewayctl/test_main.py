@@ -216,7 +216,7 @@ def test_ctrl_c_ends_with_130(home):
         ("gatewayctl ke", {"keys"}),
         ("gatewayctl keys r", {"revoke", "rotate"}),
         ("gatewayctl keys show key_", None),
-        ("gatewayctl presets show c", {"claudecode", "cline", "cursor"}),
+        ("gatewayctl presets show c", {"claudecode", "cline", "codex", "cursor"}),
         ("gatewayctl models show s", {"smart"}),
         ("gatewayctl keys list --tenant d", {"default"}),
         ("gatewayctl keys create --billing s", {"subscription"}),

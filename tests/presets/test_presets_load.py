@@ -146,7 +146,7 @@ def test_the_built_in_presets_are_whole_and_concise():
     """Every request pays for them: useful, but no longer than a page."""
     presets = load_presets(BUILTIN)
 
-    assert set(presets) == {"claudecode", "cline", "cursor", "roocode"}
+    assert set(presets) == {"claudecode", "cline", "cursor", "roocode", "codex"}
     for preset in presets.values():
         assert preset.system
         assert 3 <= len(preset.skills) <= 5

@@ -160,7 +160,11 @@ def test_what_is_not_read_leaves_byte_for_byte_and_duplicates_collapse(tmp_path)
 
 
 def test_a_chat_body_leaves_untouched_too(tmp_path):
-    body = b'{"messages":[],"seed":1.10,"user":"a\\/b","big":' + b"7" * 6000 + b',"model":"auto"}'
+    body = (
+        b'{"messages":[],"seed":1.10,"user":"a\\/b","big":'
+        + b"7" * 6000
+        + b',"n":1,"max_tokens":9,"model":"auto"}'
+    )
 
     async def scenario():
         async with (

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,24 @@ async def upstream(**options: Any):
             yield Upstream(server, recorded)
     finally:
         await server.close()
+
+
+def crossed(provider: Upstream, spoken: str, names: Iterable[str] = ("demo-smart",)) -> str:
+    """Write a config whose models, of these names, `provider` serves over one protocol alone."""
+    url = provider.tee.url + ("/v1" if spoken == "openai" else "")
+    price = '{input: "4.00", output: "20.00", cache_read: "0.40", cache_write_5m: "5.00"}'
+    models = "".join(
+        f'  "{name}": {{targets: [{{upstream: there, model: "{name}"}}], price: {price}}}\n'
+        for name in names
+    )
+    return f"""
+upstreams:
+  there: {{protocol: {spoken}, base_url: "{url}", api_key: {UPSTREAM_KEY}}}
+models:
+{models}
+auto: {{default: {next(iter(names))}}}
+tiers: {{team: {{name: Team, price_cents: 2000}}}}
+"""
 
 
 def config_of(provider: Upstream, model: str = "demo-smart", quota: str = "null") -> str:

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sanic import Sanic
+from support.responses_rules import check_responses_stream
 from support.validators import BrokenStreamError, check_chat_stream, check_messages_stream
 
 MOST_BYTES = 256 * 1024
-CHECKS = {"anthropic": check_messages_stream, "openai": check_chat_stream}
+CHECKS = {
+    "anthropic": check_messages_stream,
+    "openai": check_chat_stream,
+    "responses": check_responses_stream,
+}
 DEMO = ("demo-", "fault:")
 # What the demo upstream breaks inside of its events goes on as it is.
 BREAKS_EVENTS = ("fault:garbage", "fault:no-usage", "fault:weird-usage")
@@ -79,8 +84,6 @@ def _must_be_sound(row, config):
     spoken = config.upstreams[row["upstream"]].protocol
     is_relayed = spoken in (row["protocol"], "demo")
     model = row["upstream_model"]
-    if row["protocol"] not in CHECKS:
-        return False
     return not is_relayed or (model.startswith(DEMO) and not model.startswith(BREAKS_EVENTS))
 
 

@@ -200,7 +200,7 @@ COMPLETION = {
     "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
 }
 ASK = {"model": "smart", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
-TOOLS = ("claudecode", "cline", "cursor", "roocode")
+TOOLS = ("claudecode", "cline", "cursor", "roocode", "codex")
 ROOTS = ("/v1", *(f"/{tool}{version}" for tool in TOOLS for version in ("/v1", "", "/v1/v1")))
 
 

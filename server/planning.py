@@ -1,0 +1,102 @@
+"""What leaves for a request: which model, with which preset, in which protocol."""
+
+from collections.abc import Mapping
+
+from msgspec import Raw
+
+from server.billing.pricing import check_extras
+from server.calls import Plan, Rules
+from server.config.schema import Target
+from server.presets import apply
+from server.presets.load import Preset
+from server.protocols import Protocol, body
+from server.protocols.body import Body
+from server.protocols.by_protocol import ESTIMATE, EXTRAS
+from server.protocols.compat import Compat, dropped
+from server.protocols.reading import read
+from server.protocols.translation import Translated, ways
+from server.protocols.translation.native_messages import mended
+
+_APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
+_AUDIO = b'"audio"'
+
+
+def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan:
+    """Resolve the model, splice the preset, translate; nothing leaves, nothing is stored.
+
+    Raises:
+        InvalidRequest, ModelNotFound: the request cannot be served.
+    """
+    request = read(raw, protocol, tool)
+    preset = rules.presets.get(tool) if tool is not None else None
+    route = rules.routing.resolve(
+        request.model,
+        tool=tool,
+        protocol=request.protocol,
+        preset_model=None if preset is None else preset.model,
+        input_tokens_estimate=lambda: ESTIMATE[request.protocol](request.fields),
+    )
+    target, price = route.targets[0], rules.prices.get(route.model)
+    compat = rules.compat[target.upstream]
+    most_output = rules.config.models[route.model].max_output_tokens
+    spoken = rules.spoken_by(target, request.protocol)
+    leaving = Translated(_tuned(request, preset, rules), {})
+    if spoken is request.protocol is Protocol.ANTHROPIC:
+        leaving = Translated(dict(mended(leaving.fields)), {})
+    elif spoken is not request.protocol:
+        leaving = ways.request(leaving.fields, spoken, compat=compat, max_tokens=most_output)
+    streamed = request.stream or (
+        _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
+    )
+    fields = _addressed(leaving.fields, spoken, compat, target, streamed=streamed)
+    extras = EXTRAS[spoken](fields)
+    check_extras(price, extras)
+    return Plan(
+        request=request,
+        model=route.model,
+        target=target,
+        protocol=spoken,
+        streamed=streamed,
+        fields=fields,
+        payload=body.join(fields),
+        price=price,
+        extras=extras,
+        names=leaving.names,
+    )
+
+
+def _tuned(request: Body, preset: Preset | None, rules: Rules) -> dict[str, Raw]:
+    """Splice the tool's preset into the request, where it is wanted."""
+    if preset is None or not apply.should_inject(
+        preset, has_tools=request.has_tools, wants_schema=request.wants_schema
+    ):
+        return request.fields
+    return _APPLY[request.protocol](request.fields, rules.texts[preset.tool])
+
+
+def _may_be_long(request: Body, most_output: int, rules: Rules) -> bool:
+    """Tell whether an answer may take so long that an idle connection would be cut.
+
+    Such a request leaves as a stream, and its hold grows like a stream's; one slice of output
+    is held at once in any case.
+    """
+    limit = most_output if request.max_tokens is None else request.max_tokens
+    return limit * request.choices > rules.config.billing.hold_slice_tokens
+
+
+def _can_stream(fields: Mapping[str, Raw], spoken: Protocol, compat: Compat) -> bool:
+    """Tell whether a stream would bring the same answer, its usage included."""
+    if spoken is Protocol.ANTHROPIC:
+        return True
+    return compat.stream_usage and _AUDIO not in bytes(fields.get("modalities", b""))
+
+
+def _addressed(
+    fields: dict[str, Raw], spoken: Protocol, compat: Compat, target: Target, *, streamed: bool
+) -> dict[str, Raw]:
+    """Say whether a stream is wanted, and of which model; leave out what the server refuses."""
+    if streamed:
+        fields = {**fields, "stream": Raw(b"true")}
+        if spoken is Protocol.OPENAI and compat.stream_usage:
+            fields = body.with_include_usage(fields)
+    return body.with_model(dropped(fields, compat), target.model)

@@ -1,0 +1,23 @@
+"""Requests as clients send them, in the form in which they are served."""
+
+from server.protocols import Protocol, body
+from server.protocols.body import Body
+from server.protocols.translation import cursor, responses_to_chat
+
+
+def read(raw: bytes, protocol: Protocol, tool: str | None) -> Body:
+    """Read a request; what is neither Messages nor Chat Completions is made Chat Completions.
+
+    Cursor sends three kinds of body to one path, whatever that path says.
+
+    Raises:
+        InvalidRequest: it is not sound; `param` names the field.
+    """
+    if protocol is Protocol.ANTHROPIC:
+        return body.read_messages(raw)
+    if protocol is Protocol.RESPONSES:
+        asked = responses_to_chat.request(body.split(raw))
+        return body.chat(asked.fields, asked)
+    if tool == "cursor":
+        return body.chat(cursor.as_chat(body.split(raw)))
+    return body.read_chat(raw)
