@@ -72,7 +72,12 @@ def test_a_tools_chat_carries_its_preset_in_the_system_message(tmp_path, tool):
 def test_a_request_for_json_of_a_schema_is_left_alone(tmp_path):
     title = {"model": "smart", "max_tokens": 9, "messages": USER}
     title["output_config"] = {"format": SCHEMA}
-    chat = {"model": "smart", "messages": USER, "response_format": {"type": "json_object"}}
+    chat = {
+        "model": "smart",
+        "max_tokens": 9,
+        "messages": USER,
+        "response_format": {"type": "json_object"},
+    }
 
     [messages] = _forwarded(tmp_path, "anthropic", ("/claudecode/v1/messages", title))
     [chats] = _forwarded(tmp_path, "openai", ("/cursor/v1/chat/completions", chat))
