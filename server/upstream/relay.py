@@ -226,10 +226,13 @@ class Relay:
         self.over.set_result(error)
 
     def _collect(self, data: bytes) -> None:
+        self._count(data)
+        self._whole.append(data)
+
+    def _count(self, data: bytes) -> None:
         self._whole_bytes += len(data)
         if self._whole_bytes > WHOLE_LIMIT_BYTES:
             raise UpstreamError("The provider's answer is larger than the gateway takes.")
-        self._whole.append(data)
 
     def _meter_events(self, events: bytes) -> None:
         if self._is_ending:  # whatever follows the last event is not relayed
@@ -252,6 +255,7 @@ class Relay:
         """Begin the end, with the events up to the last that a client may see."""
         self._is_ending = True
         if self._machine is not None and self.meter.error is not None:
+            self._put(events)  # what came before the error, which machines pass over
             self._finish(envelopes.from_event(self.meter.error))
             return
         last = events.find(_LAST[self._protocol])
@@ -264,6 +268,8 @@ class Relay:
             self._set_timer(LINGER_S, partial(self._finish, None))
 
     def _put(self, events: bytes) -> None:
+        if not self._streaming:
+            self._count(events)
         self._give(events if self._machine is None else self._machine.feed(events))
         self._quiet_bytes -= len(events)
         if self._quiet_bytes < 0:
