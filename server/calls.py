@@ -14,7 +14,7 @@ from server.errors import ConfigError, ModelNotFound
 from server.presets.load import Preset
 from server.protocols import Protocol
 from server.protocols.body import Body
-from server.protocols.compat import SERVERS, Compat
+from server.protocols.compat import Compat, ready_set
 from server.protocols.extras import Extras
 from server.routing.catalog import Catalog
 from server.routing.resolve import Routing
@@ -105,4 +105,4 @@ class Plan(Struct, frozen=True):
 def _compat_of(upstream: Upstream) -> Compat:
     flags = upstream.compat
     own = {name: value for name, value in asdict(flags).items() if value is not None}
-    return replace(SERVERS[own.pop("server", "openai")], **own)
+    return replace(ready_set(own.pop("server", None), upstream.base_url), **own)

@@ -14,8 +14,7 @@ from server.protocols.body import Body
 from server.protocols.by_protocol import ESTIMATE, EXTRAS
 from server.protocols.compat import Compat, dropped
 from server.protocols.reading import read
-from server.protocols.translation import Translated, ways
-from server.protocols.translation.native_messages import mended
+from server.protocols.translation import Translated, native_chat, native_messages, ways
 
 _APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
 _AUDIO = b'"audio"'
@@ -40,11 +39,14 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     compat = rules.compat[target.upstream]
     most_output = rules.config.models[route.model].max_output_tokens
     spoken = rules.spoken_by(target, request.protocol)
-    leaving = Translated(_tuned(request, preset, rules), {})
-    if spoken is request.protocol is Protocol.ANTHROPIC:
-        leaving = Translated(dict(mended(leaving.fields)), {})
-    elif spoken is not request.protocol:
-        leaving = ways.request(leaving.fields, spoken, compat=compat, max_tokens=most_output)
+    tuned = _tuned(request, preset, rules)
+    if spoken is not request.protocol:
+        leaving = ways.request(tuned, spoken, compat=compat, max_tokens=most_output)
+    elif spoken is Protocol.ANTHROPIC:
+        leaving = Translated(dict(native_messages.mended(tuned)), {})
+    else:
+        is_own = request.asked is not None
+        leaving = Translated(native_chat.mended(tuned, compat, is_own=is_own), {})
     streamed = request.stream or (
         _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
     )

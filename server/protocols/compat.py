@@ -14,20 +14,23 @@ class Compat(Struct, frozen=True):
 
     `reasoning_field` is where it wants a turn's reasoning back, None: it does not;
     `reasoning_details` takes it in OpenRouter's manner, with signatures. `reasoning_required`: a
-    turn without reasoning needs the field too, empty.
+    turn without reasoning needs the field too, empty. `reasoning_as_sent`: a Chat client's
+    turns stay as they are, in whatever member they have it.
 
     `reasoning_effort` tells whether it knows that member, `max_effort` the highest that it takes,
     and `effort_with_tools` what to say, whatever was asked, where a request offers tools.
     `reasoning_off` is the member that turns reasoning off, None: nothing does.
 
     `late_system` is the role of a system message that is not the first, `text_parts` whether
-    several texts may be an array, `json_schema` whether `response_format` takes a schema, and
-    `stream_usage` whether it knows `stream_options`. `drop_params` are members that never leave.
+    several texts may be an array, `json_schema` whether `response_format` takes a schema,
+    `cache_control` whether it knows Anthropic's marks, and `stream_usage` whether it knows
+    `stream_options`. `drop_params` are members that never leave.
     """
 
     max_tokens_field: Literal["max_completion_tokens", "max_tokens"] = "max_completion_tokens"
     reasoning_field: str | None = None
     reasoning_required: bool = False
+    reasoning_as_sent: bool = False
     reasoning_effort: bool = False
     max_effort: Effort = "high"
     effort_with_tools: str | None = None
@@ -36,6 +39,7 @@ class Compat(Struct, frozen=True):
     late_system: Literal["system", "user"] = "system"
     text_parts: bool = True
     json_schema: bool = True
+    cache_control: bool = False
     stream_usage: bool = True
     server_tools: Literal["drop", "refuse"] = "drop"
     drop_params: tuple[str, ...] = ()
@@ -46,6 +50,10 @@ class Compat(Struct, frozen=True):
 # /v1/chat/completions", openai/openai-openapi, 2026-05). From gpt-5.6 on, tools need
 # `effort_with_tools: none`. The highest effort is as in OpenAI's Python SDK 3.54 (2026-11).
 OPENAI = Compat(max_effort="max")
+
+# For a server that nobody named: OpenAI's ways for what is translated, while what a Chat client
+# says goes on as it is. Many want back what OpenAI would refuse.
+UNNAMED = Compat(max_effort="max", reasoning_as_sent=True, cache_control=True)
 
 # docs.vllm.ai, "Reasoning Outputs" (v0.26, read 2026-11): `reasoning`, once `reasoning_content`.
 # Its request model takes `top_k` and both limits; efforts above high came late. Templates of
@@ -90,18 +98,25 @@ DEEPSEEK = Compat(
     json_schema=False,
 )
 
-# openrouter.ai/docs, "API Reference" and "Reasoning Tokens" (read 2026-11). Nothing turns
-# reasoning off: models that always reason refuse to be asked.
+# openrouter.ai/docs, "API Reference", "Reasoning Tokens" and "Prompt Caching" (read 2026-11).
+# Nothing turns reasoning off: models that always reason refuse to be asked.
 OPENROUTER = Compat(
     max_tokens_field="max_tokens",
     reasoning_field="reasoning_details",
     reasoning_effort=True,
     max_effort="xhigh",
     supports_top_k=True,
+    cache_control=True,
 )
 
-# For a server of which nothing is known: what the oldest and strictest take.
-GENERIC = Compat(max_tokens_field="max_tokens", late_system="user", text_parts=False)
+# For a server of which nothing is known: what the oldest and strictest take. The others pass over
+# members that they do not know; `prompt_cache_key` comes with every request of codex.
+GENERIC = Compat(
+    max_tokens_field="max_tokens",
+    late_system="user",
+    text_parts=False,
+    drop_params=("prompt_cache_key",),
+)
 
 SERVERS: Mapping[str, Compat] = MappingProxyType(
     {
@@ -114,6 +129,16 @@ SERVERS: Mapping[str, Compat] = MappingProxyType(
         "generic": GENERIC,
     }
 )
+
+
+def ready_set(server: str | None, base_url: str | None) -> Compat:
+    """Give the ways of a server by its name; OpenAI itself is known by its address too."""
+    if server is not None:
+        return SERVERS[server]
+    return OPENAI if (base_url or "").startswith(_OPENAI_URL) else UNNAMED
+
+
+_OPENAI_URL = "https://api.openai.com/"
 
 
 def dropped(fields: Mapping[str, Raw], compat: Compat) -> dict[str, Raw]:

@@ -7,7 +7,7 @@ assistant message, reasoning,      one assistant message for all that stand side
   calls of any kind
 output of a call                   tool, right behind the message that called
 image or file in an output         user, behind the tool messages
-reasoning                          reasoning_details, where we sealed it; never visible text
+reasoning                          reasoning_details: what we sealed, or else the summary
 additional_tools                   tools
 a hosted tool's call               nothing
 """
@@ -70,6 +70,7 @@ class _Item(Struct):
     action: dict[str, Raw] | None = None
     output: str | list[_Part] | None = None
     encrypted_content: str | None = None
+    summary: list[_Part] | None = None
     tools: Raw = NULL
 
 
@@ -151,7 +152,11 @@ class _Conversation:
         self.ask([_text_part("".join(_texts(_parts(item.content, where))))])
 
     def take_reasoning(self, item: _Item, where: str) -> None:  # noqa: ARG002 - as all in _TAKES
-        self._details += unseal(item.encrypted_content or "")
+        if item.encrypted_content:
+            self._details += unseal(item.encrypted_content)
+        elif item.summary:  # all that an upstream without signatures thought
+            text = "\n\n".join(part.text for part in item.summary)
+            self._details.append(Raw(_encode({"type": "reasoning.text", "text": text})))
 
     def take_function_call(self, item: _Item, where: str) -> None:
         self._call(item, where, item.name, _string(item.arguments))
@@ -213,6 +218,7 @@ class _Conversation:
         return self._turn() if called_in is None else called_in
 
 
+_encode = msgspec.json.Encoder().encode
 _KIND = msgspec.json.Decoder(_Kind)
 _ITEM = msgspec.json.Decoder(_Item)
 _INPUT = msgspec.json.Decoder(str | list[Raw] | None)

@@ -6,7 +6,7 @@ max_output_tokens      max_completion_tokens
 reasoning.effort       reasoning_effort
 text.format            response_format
 tools, tool_choice     tools, tool_choice
-model, stream, parallel_tool_calls, temperature, top_p: as they are
+model, stream, parallel_tool_calls, temperature, top_p, prompt_cache_key: as they are
 all else: dropped, but for what would need a provider that remembers: refused
 """
 
@@ -72,7 +72,7 @@ class _Text(Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_KEPT = ("model", "stream", "temperature", "top_p")
+_KEPT = ("model", "stream", "temperature", "top_p", "prompt_cache_key")
 _RENAMED: Mapping[str, str] = {"max_output_tokens": "max_completion_tokens"}
 _SENT_WHOLE = "the gateway stores no responses; send the whole conversation as input."
 _STORED: Mapping[str, str] = {

@@ -87,7 +87,7 @@ def test_members_change_their_names_and_all_else_is_dropped():
 
     assert fields.keys() == {
         *("messages", "model", "temperature", "top_p"),
-        *("max_completion_tokens", "reasoning_effort"),
+        *("max_completion_tokens", "reasoning_effort", "prompt_cache_key"),
     }
     assert (fields["max_completion_tokens"], fields["reasoning_effort"]) == (9, "high")
 
@@ -300,7 +300,7 @@ def test_signed_thinking_comes_back_to_the_turn_that_it_led_to():
 
 @pytest.mark.parametrize(
     "foreign",
-    ["gAAAAABo", None, "", MARK + "!", MARK + "AAAA", MARK + "WzFd", MARK + "W10"],
+    ["gAAAAABo", MARK + "!", MARK + "AAAA", MARK + "WzFd", MARK + "W10"],
 )
 def test_anyone_elses_reasoning_is_dropped(foreign):
     item = {
@@ -312,6 +312,24 @@ def test_anyone_elses_reasoning_is_dropped(foreign):
 
     assert messages(item, said("assistant", text("ho", "output_text"))) == [
         {"role": "assistant", "content": "ho"}
+    ]
+
+
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_what_was_thought_without_a_signature_comes_back_as_reasoning(nothing):
+    """Some servers want it back, and the summary is all of it."""
+    item = {
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": "a"}, {"type": "summary_text", "text": "b"}],
+        "encrypted_content": nothing,
+    }
+
+    assert messages(item, said("assistant", text("ho", "output_text"))) == [
+        {
+            "role": "assistant",
+            "content": "ho",
+            "reasoning_details": [{"type": "reasoning.text", "text": "a\n\nb"}],
+        }
     ]
 
 
