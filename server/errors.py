@@ -190,6 +190,7 @@ class UpstreamRefused(UpstreamError):
 
     Clients match the wording ("prompt is too long: N tokens > M maximum") to recover, so the
     message is the provider's, word for word. `details` is its `error.details`, if it sent one.
+    `spoken` is the protocol of which `kind` is a word.
     """
 
     def __init__(
@@ -198,6 +199,7 @@ class UpstreamRefused(UpstreamError):
         *,
         upstream_status: int,
         kind: str | None = None,
+        spoken: str | None = None,
         code: str | None = None,
         param: str | None = None,
         details: Mapping[str, object] | None = None,
@@ -206,6 +208,7 @@ class UpstreamRefused(UpstreamError):
         super().__init__(message, param=param, retry_after_s=retry_after_s)
         self.upstream_status = upstream_status
         self.kind = kind
+        self.spoken = spoken
         self.upstream_code = code
         self.details = details
 
@@ -215,7 +218,8 @@ class UpstreamRefused(UpstreamError):
 
     @property
     def reason(self) -> str:
-        if str(self).startswith("prompt is too long"):
+        is_known = self.upstream_code == "context_length_exceeded"
+        if is_known or str(self).startswith("prompt is too long"):
             return "prompt_too_long"
         return _REFUSED.get(self.upstream_status, self.code)
 

@@ -30,8 +30,9 @@ def anthropic(err: GatewayError, request_id: str) -> dict[str, Any]:
     error: dict[str, Any] = {"type": kind, "message": str(err)}
     if isinstance(err, UpstreamRefused):
         error["message"] = wording.as_messages_words_it(str(err), err.upstream_code)
-        if err.kind is not None and err.kind.endswith(("_error", "_too_large")):
-            error["type"] = err.kind
+        own = _kind(err, Protocol.ANTHROPIC)
+        if own is not None and own.endswith(("_error", "_too_large")):
+            error["type"] = own
         if err.details is not None:
             error["details"] = err.details
     return {"type": "error", "error": error, "request_id": request_id}
@@ -44,8 +45,8 @@ def openai(err: GatewayError) -> dict[str, Any]:
     kind, code = _OPENAI_TYPE.get(status, default), err.code
     error: dict[str, Any] = {"message": str(err), "type": kind, "param": err.param, "code": code}
     if isinstance(err, UpstreamRefused):
-        error["type"] = err.kind or kind
-        error["code"] = err.upstream_code or wording.chat_code(str(err)) or err.reason
+        error["type"] = _kind(err, Protocol.OPENAI) or kind
+        error["code"] = err.upstream_code or err.reason
         if err.details is not None:
             error["details"] = err.details
     return {"error": error}
@@ -94,35 +95,36 @@ def from_upstream(
     keys and hosts. `headers` has lower-case names, or does not mind case.
     """
     wait_s = _retry_after_s(headers.get("retry-after"))
-    if status == 400 and b"credit balance is too low" in body.lower():
-        # Anthropic's word for an unpaid account. Claude Code would tell its user, who cannot
-        # mend it, and would hide everything else.
+    if status == 400 and _UNPAID in body.lower():
         status = 402
     if status in _REFUSALS:
         refusal = _refusal(status, body, protocol, wait_s)
         if refusal is not None:
             return refusal
-    if status in (408, 504):
-        return UpstreamTimeout("The provider took too long; try again.", retry_after_s=wait_s)
-    if status in (503, 529):
-        return UpstreamOverloaded("The provider is overloaded; try again.", retry_after_s=wait_s)
-    sentence = _SENTENCES.get(status, f"The provider failed with status {status}; try again.")
-    return UpstreamError(sentence, retry_after_s=wait_s)
+    return _failure(status, wait_s)
 
 
-def from_event(reported: ReportedError) -> GatewayError:
-    """Turn an error that came in a stream into ours, for a client of another protocol.
+def from_event(reported: ReportedError, protocol: Protocol) -> GatewayError:
+    """Turn an error that a provider of `protocol` reported inside a 200 into ours.
 
-    Only what says that the request itself was refused keeps its words.
+    It is what an answer of the status that it speaks of would be.
     """
-    kind = reported.kind
-    if "overloaded" in kind:
-        return UpstreamOverloaded("The provider is overloaded; try again.")
-    status = next((found for word, found in _REPORTED.items() if word in kind), None)
+    message = redacted(reported.message.encode(errors="replace"))
+    status = _reported_status(reported)
     if status is None:
         return UpstreamError("The provider failed in the middle of its answer; try again.")
-    message = redacted(reported.message.encode(errors="replace")).decode()
-    return UpstreamRefused(message, upstream_status=status, kind=kind)
+    if status == 400 and _UNPAID in message.lower():
+        status = 402
+    if status not in _REFUSALS:
+        return _failure(status, None)
+    text = message.decode()
+    return UpstreamRefused(
+        text,
+        upstream_status=status,
+        kind=reported.kind,
+        spoken=protocol,
+        code=wording.known_code(text, _word(reported.code, protocol)),
+    )
 
 
 def redacted(text: bytes) -> bytes:
@@ -147,7 +149,17 @@ _ANTHROPIC_TYPE = {
 _OPENAI_TYPE = {429: "rate_limit_error"}
 _RETRIABLE = frozenset({429, 500, 502, 503, 504, 529})
 _REFUSALS = frozenset({400, 413, 429})
-_REPORTED = {"rate_limit": 429, "too_large": 413, "invalid_request": 400}
+_REPORTED = {  # what a reported error's type or code holds
+    "overloaded": 529,
+    "rate_limit": 429,
+    "too_large": 413,
+    "invalid_request": 400,
+    wording.CONTEXT_LENGTH_EXCEEDED: 400,
+    "timeout_error": 504,
+}
+# Anthropic's word for an unpaid account. Claude Code would tell its user, who cannot mend it, and
+# would hide everything else.
+_UNPAID = b"credit balance is too low"
 _OPERATOR = "tell the gateway's operator"
 _SENTENCES = {
     401: f"The provider did not accept the gateway's API key; {_OPERATOR}.",
@@ -158,6 +170,34 @@ _SENTENCES = {
 _SECRET = re.compile(
     rb"(?<![A-Za-z0-9])(?:(?:sk|pk|rk)-[\w*.-]{6,}|gwk_\w+|(?i:bearer) +[\w.~+/*-]{8,}=*)"
 )
+
+
+def _kind(err: UpstreamRefused, protocol: Protocol) -> str | None:
+    """Give the provider's type, where it is a word of the client's `protocol`."""
+    return err.kind if err.spoken == protocol else None
+
+
+def _failure(status: int, wait_s: int | None) -> GatewayError:
+    """Tell in a sentence of ours what a status says."""
+    if status in (408, 504):
+        return UpstreamTimeout("The provider took too long; try again.", retry_after_s=wait_s)
+    if status in (503, 529):
+        return UpstreamOverloaded("The provider is overloaded; try again.", retry_after_s=wait_s)
+    sentence = _SENTENCES.get(status, f"The provider failed with status {status}; try again.")
+    return UpstreamError(sentence, retry_after_s=wait_s)
+
+
+def _reported_status(reported: ReportedError) -> int | None:
+    """Find the status that an error speaks of; OpenRouter and vLLM give it as the code."""
+    if re.fullmatch(r"[45]\d\d", reported.code or ""):
+        return int(reported.code or "")
+    words = f"{reported.kind} {reported.code}"
+    return next((status for word, status in _REPORTED.items() if word in words), None)
+
+
+def _word(code: str | None, protocol: Protocol) -> str | None:
+    """Give a provider's code, where it is a word that Chat clients may know."""
+    return None if protocol is not Protocol.OPENAI or (code or "").isdigit() else code
 
 
 def _refusal(
@@ -183,7 +223,8 @@ def _refusal(
         message[:MAX_MESSAGE_LENGTH],
         upstream_status=status,
         kind=_string(error.get("type")),
-        code=_string(error.get("code")) if chat else None,
+        spoken=protocol,
+        code=wording.known_code(message, _word(_string(error.get("code")), protocol)),
         param=_string(error.get("param")) if chat else None,
         details=details if isinstance(details, dict) else None,
         retry_after_s=wait_s,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import Raw
@@ -49,10 +49,14 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ReportedError:
-    """An error that the provider reported inside an answer; for the log, not for a caller."""
+    """An error that the provider reported inside an answer; for the log, not for a caller.
+
+    `code` is the error's; some servers give an HTTP status there.
+    """
 
     kind: str
     message: str
+    code: str | None = None
 
 
 class Meter:
@@ -223,15 +227,27 @@ def short_text(raw: Raw | None) -> str | None:
 
 def reported_error(raw: Raw | None) -> ReportedError | None:
     """Read a reported error; nothing and null are none, an odd shape is one all the same."""
-    match _decoded(raw):
+    reported: Any = _decoded(raw)
+    match reported:
         case None:
             return None
-        case {"type": str(kind), "message": str(message)}:
-            return ReportedError(kind[:MAX_TEXT_LENGTH], message[:MAX_TEXT_LENGTH])
-        case {"message": str(message)} | str(message):
+        case {"message": str(message)} as error:
+            kind = error.get("type")
+            return ReportedError(
+                kind[:MAX_TEXT_LENGTH] if isinstance(kind, str) else "error",
+                message[:MAX_TEXT_LENGTH],
+                _code(error.get("code")),
+            )
+        case str(message):
             return ReportedError("error", message[:MAX_TEXT_LENGTH])
         case odd:
             return ReportedError("error", str(odd)[:MAX_TEXT_LENGTH])
+
+
+def _code(value: object) -> str | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value[:MAX_TEXT_LENGTH] if isinstance(value, str) else None
 
 
 def excerpt(raw: bytes | Raw) -> str:

@@ -256,7 +256,7 @@ class Relay:
         self._is_ending = True
         if self._machine is not None and self.meter.error is not None:
             self._put(events)  # what came before the error, which machines pass over
-            self._finish(envelopes.from_event(self.meter.error))
+            self._finish(envelopes.from_event(self.meter.error, self._protocol))
             return
         last = events.find(_LAST[self._protocol])
         if self.meter.error is not None or events.find(b"\n\n", last) != len(events) - 2:
@@ -326,8 +326,8 @@ class Relay:
             }
             raise envelopes.from_upstream(self.head.status, headers, body, self._protocol)
         self.meter.read_body(body)
-        if self.meter.error is not None:  # its words may name keys and hosts
-            raise UpstreamError("The provider answered with an error; try again.")
+        if self.meter.error is not None:
+            raise envelopes.from_event(self.meter.error, self._protocol)
         if self._streaming:
             raise UpstreamError("The provider answered a streaming request without a stream.")
         if self._translate is not None:

@@ -357,7 +357,7 @@ def test_an_error_event_that_cannot_be_read_is_an_error_all_the_same():
     ("raw", "error"),
     [
         (b'"boom"', ReportedError("error", "boom")),
-        (b'{"message":"boom","code":500}', ReportedError("error", "boom")),
+        (b'{"message":"boom","code":500}', ReportedError("error", "boom", "500")),
         (b'{"type":"t","message":"boom"}', ReportedError("t", "boom")),
         (b"{}", ReportedError("error", "{}")),
         (b'"\xff"', ReportedError("error", '"\ufffd"')),
