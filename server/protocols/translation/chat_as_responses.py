@@ -49,10 +49,11 @@ class ChatAsResponses:
         self._usage = completions.NULL
 
     def feed(self, whole_events: bytes) -> bytes:
-        self._begin()
         if whole_events.startswith(b":"):
+            self._begin()
             self._events.add_ping()
         for chunk, _ in completions.chunks(whole_events):
+            self._begin()  # not before: an error alone is still answered with its status
             if not completions.is_null(usage := completions.told_usage(chunk)):
                 self._usage = usage
             for choice in chunk.choices or ():
