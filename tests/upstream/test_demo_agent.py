@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from demo_harness import chat_body, messages_body, post, serve
 
-from server.upstream.demo.agent import Tool, ToolResult, next_step, spoken
+from server.upstream.demo.agent import Tool, ToolResult, has_failed, next_step, spoken
 from server.upstream.demo.schema import example
 from server.upstream.demo.task import File, files_in
 
@@ -32,6 +32,8 @@ EDITOR = tool("editor", ["path", "new_text"], path=ABSOLUTE, old_text=STRING, ne
 ROO_LIST = tool("list_files", ["path", "recursive"], path=STRING, recursive={"type": "boolean"})
 ROO_WRITE = tool("write_to_file", ["path", "content"], path=STRING, content=STRING)
 DONE = tool("attempt_completion", ["result"], result=STRING)
+EXEC = tool("exec_command", ["cmd"], cmd=STRING, justification=STRING, workdir=STRING)
+PATCH = tool("apply_patch", ["input"], input=STRING)
 TEXT_EDITOR = tool(
     "str_replace_based_edit_tool",
     ["command", "path"],
@@ -133,6 +135,44 @@ def test_a_shell_alone_is_enough(tmp_path):
     ran = [subprocess.check_output(["sh", "-c", each], cwd=tmp_path) for each in commands]
     assert (tmp_path / "src/a.txt").read_text() == "it's %s $HOME `x`"
     assert ran[-1] == b"it's %s $HOME `x`"
+
+
+def test_whole_lines_are_added_with_a_patch_and_all_else_in_the_shell():
+    """codex offers these two, and its patches cannot leave out the last line break."""
+    asked = 'Create a.txt with:\n```\none\n+two\n```\nand b.txt containing "b"'
+
+    calls, said = play([PATCH, EXEC], asked=asked)
+
+    patch = "*** Begin Patch\n*** Add File: a.txt\n+one\n++two\n*** End Patch\n"
+    assert calls == [
+        ("exec_command", {"cmd": "ls"}),
+        ("apply_patch", {"input": patch}),
+        ("exec_command", {"cmd": "printf '%s' b > b.txt"}),
+        ("exec_command", {"cmd": "cat a.txt"}),
+        ("exec_command", {"cmd": "cat b.txt"}),
+    ]
+    assert said == "Done: a.txt, b.txt created."
+
+
+def test_a_patch_alone_is_enough():
+    calls, _ = play([PATCH])
+
+    patch = "*** Begin Patch\n*** Add File: hello.txt\n+hi\n*** End Patch\n"
+    assert calls == [("apply_patch", {"input": patch})]
+
+
+def test_a_failed_patch_is_tried_again_in_the_shell():
+    calls, _ = play([PATCH, EXEC], [OK, BAD], asked="create a file a.txt")
+
+    assert [name for name, _ in calls[1:3]] == ["apply_patch", "exec_command"]
+    assert calls[2][1]["cmd"] == f"printf '%s' '{UNSAID}' > a.txt"
+
+
+@pytest.mark.parametrize(("code", "failed"), [("0", False), ("1", True), ("127", True)])
+def test_it_sees_from_the_exit_code_whether_a_command_failed(code, failed):
+    told = f"Chunk ID: 1a\nWall time: 0.0 seconds\nProcess exited with code {code}\nOutput:\nx"
+
+    assert has_failed(told) is failed
 
 
 def test_an_editor_with_a_command_is_told_to_create():

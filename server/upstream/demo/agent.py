@@ -17,6 +17,7 @@ _MOST_CALLS = 8
 _PATHS = ("filepath", "path", "absolutepath", "filename", "targetfile", "relativepath", "file")
 _CONTENTS = ("content", "contents", "filetext", "newtext", "text", "filecontent", "newcontent")
 _COMMANDS = ("command", "commands", "cmd", "script")
+_PATCHES = ("input", "patch", "patchtext")
 _FINISHERS = frozenset({"attemptcompletion", "submitandexit"})
 _SHELL = re.compile(r"bash|shell|terminal|command|exec|^run", re.IGNORECASE)
 _LIST = re.compile(r"^(ls|list|listfiles|listdir|listdirectory)$")
@@ -24,7 +25,7 @@ _GLOB = re.compile(r"^(glob|findfiles|globsearch)$")
 _READ = re.compile(r"^(read|readfiles?|view|viewfile|openfile|cat)$")
 _FAILURE = re.compile(
     r"^\s*(?:<\w*error|error\b|failed\b)|\"success\":\s*false|\"error\":\s*\"|permission denied"
-    r"|was rejected|has been denied",
+    r"|was rejected|has been denied|\bexited with code [1-9]",
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"<(system-reminder|environment_details)\b.*?</\1>", re.DOTALL)
@@ -113,13 +114,20 @@ def obey(tool: Tool) -> Step:
 
 
 def _plan(files: Sequence[File], tools: Sequence[Tool], folder: str | None) -> Iterator[Step]:
-    shell, writer = _find_shell(tools), _find_writer(tools)
-    if shell is None and writer is None:
+    shell, writer, patcher = _find_shell(tools), _find_writer(tools), _find_patcher(tools)
+    if shell is None and writer is None and patcher is None:
         return
     if look := _look(tools, shell, folder):
         yield look
     for file in files:
-        yield _write(file, writer, shell, folder)
+        by_shell = _write_by_shell(file, shell) if shell else None
+        if writer:
+            yield _write(file, writer, folder, by_shell)
+        # A patch adds whole lines: it cannot leave out the last line break.
+        elif patcher and (by_shell is None or file.content.endswith("\n")):
+            yield _write_by_patch(file, patcher, by_shell)
+        elif by_shell:
+            yield by_shell
     for file in files:
         if back := _read(file, tools, shell, folder):
             yield back
@@ -137,21 +145,28 @@ def _look(tools: Sequence[Tool], shell: Tool | None, folder: str | None) -> Step
     return Step(say, tool, example(tool.schema, known))
 
 
-def _write(file: File, writer: Tool | None, shell: Tool | None, folder: str | None) -> Step:
-    by_shell = None
-    if shell is not None:
-        parent = file.name.rpartition("/")[0]
-        command = f"printf '%s' {shlex.quote(file.content)} > {shlex.quote(file.name)}"
-        if parent:
-            command = f"mkdir -p {shlex.quote(parent)} && {command}"
-        arguments = _shell_arguments(shell, command, f"Create {file.name}")
-        by_shell = Step(f"I will create {file.name} in the shell.", shell, arguments, file=file)
-    if writer is None:
-        return by_shell or Step("")
+def _write(file: File, writer: Tool, folder: str | None, otherwise: Step | None) -> Step:
     known = dict.fromkeys(_CONTENTS, file.content) | {"command": "create"}
     known |= dict.fromkeys(_PATHS, _path_for(writer, file, folder))
     arguments = example(writer.schema, known)
-    return Step(f"Now I will write {file.name}.", writer, arguments, by_shell, file)
+    return Step(f"Now I will write {file.name}.", writer, arguments, otherwise, file)
+
+
+def _write_by_shell(file: File, shell: Tool) -> Step:
+    parent = file.name.rpartition("/")[0]
+    command = f"printf '%s' {shlex.quote(file.content)} > {shlex.quote(file.name)}"
+    if parent:
+        command = f"mkdir -p {shlex.quote(parent)} && {command}"
+    arguments = _shell_arguments(shell, command, f"Create {file.name}")
+    return Step(f"I will create {file.name} in the shell.", shell, arguments, file=file)
+
+
+def _write_by_patch(file: File, patcher: Tool, otherwise: Step | None) -> Step:
+    lines = file.content.removesuffix("\n").split("\n")
+    added = "".join(f"+{line}\n" for line in lines)
+    patch = f"*** Begin Patch\n*** Add File: {file.name}\n{added}*** End Patch\n"
+    arguments = example(patcher.schema, dict.fromkeys(_PATCHES, patch))
+    return Step(f"I will add {file.name} with a patch.", patcher, arguments, otherwise, file)
 
 
 def _read(file: File, tools: Sequence[Tool], shell: Tool | None, folder: str | None) -> Step | None:
@@ -196,6 +211,11 @@ def _find_writer(tools: Sequence[Tool]) -> Tool | None:
 
     named = [t for t in tools if re.search("write|create|edit|file", t.name, re.IGNORECASE)]
     return min((tool for tool in named if fits(tool)), key=rank, default=None)
+
+
+def _find_patcher(tools: Sequence[Tool]) -> Tool | None:
+    named = (tool for tool in tools if plain_name(tool.name) == "applypatch")
+    return next((tool for tool in named if tool.property_among(_PATCHES)), None)
 
 
 def _find_shell(tools: Sequence[Tool]) -> Tool | None:
