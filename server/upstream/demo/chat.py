@@ -4,17 +4,33 @@ Source: the protocol as read in the vendor's SDK 3.54 (2026-11).
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 
 from server.upstream.demo.agent import Tool, ToolResult, has_failed
 from server.upstream.demo.dialect import Event, Stamp
-from server.upstream.demo.model import BadRequestError, Prompt, Reply, Turn, field, fragments, words
+from server.upstream.demo.model import (
+    BadRequestError,
+    Prompt,
+    Reply,
+    ToolCall,
+    Turn,
+    field,
+    fragments,
+    words,
+)
 from server.upstream.demo.usage import Piece, PrefixCache, Usage, hash_pieces, measure_automatic
 
 NAME = "openai"
-_FINISH = {"end": "stop", "stop_sequence": "stop", "length": "length", "tool_use": "tool_calls"}
+_FINISH = {
+    "end": "stop",
+    "stop_sequence": "stop",
+    "length": "length",
+    "tool_use": "tool_calls",
+    "refusal": "stop",
+}
 _ROLE: Mapping[Any, Any] = {
     "system": "system",
     "developer": "system",
@@ -40,17 +56,20 @@ def read(body: Mapping[str, Any]) -> Prompt:
     stops = [body["stop"]] if isinstance(body.get("stop"), str) else body.get("stop") or []
     options = field(body, "stream_options", dict) or {}
     newer = field(body, "max_completion_tokens", int)
-    return Prompt(
+    prompt = Prompt(
         model=field(body, "model", str, needed=True),
         turns=tuple(turns),
         tools=tools,
         must_call=must_call,
+        may_call_several=body.get("parallel_tool_calls") is not False,
         stream=bool(field(body, "stream", bool)),
         include_usage=options.get("include_usage") is True,
         max_tokens=newer if newer is not None else field(body, "max_tokens", int),
         stops=tuple(stop for stop in stops if isinstance(stop, str)),
         schema=_schema(field(body, "response_format", dict) or {}),
     )
+    is_thinking = prompt.has("thinking") and body.get("reasoning_effort") != "none"
+    return replace(prompt, thinking="shown") if is_thinking else prompt
 
 
 def measure(body: Mapping[str, Any], cache: PrefixCache) -> tuple[Usage, str]:
@@ -82,10 +101,14 @@ def tool_call_id(ident: str) -> str:
 def whole(prompt: Prompt, reply: Reply, stamp: Stamp) -> bytes:
     """Render a chat.completion."""
     message: dict[str, Any] = {"role": "assistant", "content": reply.text or None, "refusal": None}
-    if reply.call is not None:
-        message["tool_calls"] = [_call(reply, reply.call.arguments)]
+    if reply.stop == "refusal":
+        message |= {"content": None, "refusal": reply.text}
+    elif reply.calls:
+        message["tool_calls"] = [_call(call, call.arguments) for call in reply.calls]
     elif not reply.text:
         message["content"] = ""
+    if reply.thinking:
+        message["reasoning_content"] = reply.thinking
     choice = {
         "index": 0,
         "message": message,
@@ -184,25 +207,28 @@ def _usage(usage: Usage) -> dict[str, Any]:
             "cached_tokens": usage.cache_read_input_tokens,
             "audio_tokens": 0,
         },
-        "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.thinking_tokens,
+            "audio_tokens": 0,
+        },
     }
 
 
-def _call(reply: Reply, arguments: str) -> dict[str, Any]:
-    if reply.call is None:
-        return {}
-    function = {"name": reply.call.name, "arguments": arguments}
-    return {"id": reply.call.id, "type": "function", "function": function}
+def _call(call: ToolCall, arguments: str) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def _deltas(reply: Reply) -> Iterator[tuple[dict[str, Any], str | None]]:
     yield {"role": "assistant", "content": "", "refusal": None}, None
+    for word in words(reply.thinking or ""):
+        yield {"reasoning_content": word}, None
     for word in words(reply.text):
-        yield {"content": word}, None
-    if reply.call is not None:
-        yield {"tool_calls": [{"index": 0, **_call(reply, "")}]}, None
-        for piece in fragments(reply.call.arguments):
-            yield {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}, None
+        yield {"refusal" if reply.stop == "refusal" else "content": word}, None
+    for index, call in enumerate(reply.calls):
+        yield {"tool_calls": [{"index": index, **_call(call, "")}]}, None
+        for piece in fragments(call.arguments):
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None
     yield {}, _FINISH[reply.stop]
 
 

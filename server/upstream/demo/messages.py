@@ -56,20 +56,24 @@ def read(body: Mapping[str, Any]) -> Prompt:
     if system := _text(body.get("system")):
         turns.insert(0, Turn("system", system))
     tools, must_call = _tools(body)
+    several = (field(body, "tool_choice", dict) or {}).get("disable_parallel_tool_use") is not True
     form = (field(body, "output_config", dict) or {}).get("format") or {}
-    return Prompt(
+    prompt = Prompt(
         model=field(body, "model", str, needed=True),
         turns=tuple(turns),
         tools=tools,
         must_call=must_call,
+        may_call_several=several,
         stream=bool(field(body, "stream", bool)),
         max_tokens=field(body, "max_tokens", int, needed=True),
         stops=tuple(
             stop for stop in field(body, "stop_sequences", list) or () if isinstance(stop, str)
         ),
         schema=form.get("schema") if form.get("type") == "json_schema" else None,
-        thinking=_thinking(field(body, "thinking", dict) or {}),
     )
+    if prompt.has("thinking"):
+        _check_signatures(body)
+    return replace(prompt, thinking=_thinking(field(body, "thinking", dict) or {}, prompt))
 
 
 def measure(body: Mapping[str, Any], cache: PrefixCache) -> tuple[Usage, str]:
@@ -162,6 +166,14 @@ def _turn(message: Any) -> Turn:
     return Turn(role, _text(message.get("content")), results)
 
 
+def _check_signatures(body: Mapping[str, Any]) -> None:
+    for number, message in enumerate(body["messages"]):
+        for block in _blocks(message.get("content")):
+            if block.get("type") == "thinking" and block["signature"] != _seal(block["thinking"]):
+                problem = f"messages.{number}: Invalid `signature` in `thinking` block"
+                raise BadRequestError(problem, param="messages")
+
+
 def _result(block: Mapping[str, Any]) -> ToolResult:
     text = _text(block.get("content"))
     return ToolResult(text, failed=block.get("is_error") is True or has_failed(text))
@@ -179,7 +191,9 @@ def _tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], bool]:
     return () if choice.get("type") == "none" else tools, choice.get("type") == "any"
 
 
-def _thinking(wanted: Mapping[str, Any]) -> Thinking:
+def _thinking(wanted: Mapping[str, Any], prompt: Prompt) -> Thinking:
+    if not wanted and prompt.has("thinking"):
+        return "shown"
     if wanted.get("type") not in ("enabled", "adaptive"):
         return "off"
     return "hidden" if wanted.get("display") == "omitted" else "shown"
@@ -235,19 +249,18 @@ def _ending(reply: Reply) -> dict[str, Any]:
 
 def _content(reply: Reply) -> Iterator[dict[str, Any]]:
     if reply.thinking is not None:
-        seal = hashlib.sha256((reply.thinking + reply.text).encode()).digest()
-        signature = base64.b64encode(seal).decode()
+        signature = _seal(reply.thinking)
         yield {"type": "thinking", "thinking": reply.thinking, "signature": signature}
     if reply.text:
         yield {"type": "text", "text": reply.text}
-    if reply.call is not None:
-        arguments = msgspec.json.decode(reply.call.arguments)
-        yield {
-            "type": "tool_use",
-            "id": reply.call.id,
-            "name": reply.call.name,
-            "input": arguments,
-        }
+    for call in reply.calls:
+        arguments = msgspec.json.decode(call.arguments)
+        yield {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments}
+
+
+def _seal(thinking: str) -> str:
+    """Sign what was thought; what comes back must bear the same."""
+    return base64.b64encode(hashlib.sha256(f"demo:{thinking}".encode()).digest()).decode()
 
 
 def _block_events(index: int, block: Mapping[str, Any], *, with_ping: bool) -> Iterator[Event]:

@@ -1,4 +1,9 @@
-"""A small deterministic model, in neither protocol's words."""
+"""A small deterministic model, in neither protocol's words.
+
+A model's name says how it is: `demo-parallel` calls several tools at once, `demo-thinking` thinks
+unless told not to, and takes back no thoughts but its own, `demo-refusal` declines whatever is
+asked; `demo-parallel-thinking` is both.
+"""
 
 import json
 import re
@@ -12,7 +17,9 @@ from server.upstream.demo.schema import example
 from server.upstream.demo.usage import Usage, count_tokens
 
 Thinking = Literal["off", "hidden", "shown"]
-Stop = Literal["end", "length", "stop_sequence", "tool_use"]
+Stop = Literal["end", "length", "stop_sequence", "tool_use", "refusal"]
+Trait = Literal["parallel", "thinking", "refusal"]
+REFUSAL = "I cannot help with that."
 _READ_CHARS = 200_000  # of each message; a paste of megabytes is counted, not understood
 _LONG_TEXT, _LONG_PIECE = 65_536, 16_384
 
@@ -42,12 +49,17 @@ class Prompt:
     turns: tuple[Turn, ...]
     tools: tuple[Tool, ...] = ()  # those that may be called
     must_call: bool = False
+    may_call_several: bool = True
     stream: bool = False
     include_usage: bool = True
     max_tokens: int | None = None
     stops: tuple[str, ...] = ()
     schema: Mapping[str, Any] | None = None
     thinking: Thinking = "off"
+
+    def has(self, trait: Trait) -> bool:
+        """Tell whether the model is like that, by its name."""
+        return trait in self.model.split("-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +80,18 @@ class Reply:
     stop: Stop = "end"
     stop_sequence: str | None = None
     thinking: str | None = None
-    call: ToolCall | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 def reply_to(prompt: Prompt, read: Usage, new_id: Callable[[], str]) -> Reply:
     """Answer `prompt`, whose input was counted as `read`; the same text for the same input."""
-    text, call = _content(prompt, read, new_id)
+    if prompt.has("refusal"):
+        return _count(_cut_at_length(Reply(REFUSAL, read, "refusal"), prompt.max_tokens))
+    text, calls = _content(prompt, read, new_id)
     thinking = None
     if prompt.thinking != "off" and prompt.schema is None:
         thinking = f"The request is: {_excerpt(_last_text(prompt))} I will answer it briefly."
-    reply = Reply(text, read, "tool_use" if call else "end", None, thinking, call)
+    reply = Reply(text, read, "tool_use" if calls else "end", None, thinking, calls)
     reply = _count(_cut_at_length(_cut_at_stop(reply, prompt.stops), prompt.max_tokens))
     return replace(reply, thinking="") if thinking and prompt.thinking == "hidden" else reply
 
@@ -111,22 +125,37 @@ def field(body: Mapping[str, Any], name: str, kind: type, *, needed: bool = Fals
     return value
 
 
-def _content(prompt: Prompt, read: Usage, new_id: Callable[[], str]) -> tuple[str, ToolCall | None]:
+def _content(
+    prompt: Prompt, read: Usage, new_id: Callable[[], str]
+) -> tuple[str, tuple[ToolCall, ...]]:
     asked = _last_text(prompt)
     if prompt.schema is not None:
         known = {"title": _excerpt(asked, 6), "name": "demo"}
-        return json.dumps(example(prompt.schema, known), ensure_ascii=False), None
-    friendly = _greeting(asked, prompt, read)
+        return json.dumps(example(prompt.schema, known), ensure_ascii=False), ()
+    steps = _steps(prompt, asked, _greeting(asked, prompt, read))
+    if steps[0].tool is None and prompt.must_call and prompt.tools:
+        steps = [agent.obey(prompt.tools[0])]
+    calls = [
+        ToolCall(new_id(), step.tool.name, json.dumps(step.arguments, ensure_ascii=False))
+        for step in steps
+        if step.tool is not None
+    ]
+    return steps[0].say, tuple(calls)
+
+
+def _steps(prompt: Prompt, asked: str, otherwise: str) -> list[agent.Step]:
+    """Give the next step, or all files that are to be written next, as if each would succeed."""
     context = "\n".join(
         turn.text[:_READ_CHARS] for turn in prompt.turns if turn.role != "assistant"
     )
-    step = agent.next_step(asked, _results(prompt), prompt.tools, context, friendly)
-    if step.tool is None and prompt.must_call and prompt.tools:
-        step = agent.obey(prompt.tools[0])
-    if step.tool is None:
-        return step.say, None
-    arguments = json.dumps(step.arguments, ensure_ascii=False)
-    return step.say, ToolCall(new_id(), step.tool.name, arguments)
+    results, steps = _results(prompt), list[agent.Step]()
+    while not steps or (prompt.has("parallel") and prompt.may_call_several and steps[-1].file):
+        step = agent.next_step(asked, results, prompt.tools, context, otherwise)
+        if steps and step.file is None:
+            break
+        steps.append(step)
+        results.append(ToolResult("", failed=False))
+    return steps
 
 
 def _greeting(asked: str, prompt: Prompt, read: Usage) -> str:
@@ -169,7 +198,7 @@ def _cut_at_stop(reply: Reply, stops: tuple[str, ...]) -> Reply:
     if not found:
         return reply
     at, stop = min(found)
-    return replace(reply, text=reply.text[:at], call=None, stop="stop_sequence", stop_sequence=stop)
+    return replace(reply, text=reply.text[:at], calls=(), stop="stop_sequence", stop_sequence=stop)
 
 
 def _cut_at_length(reply: Reply, max_tokens: int | None) -> Reply:
@@ -179,7 +208,7 @@ def _cut_at_length(reply: Reply, max_tokens: int | None) -> Reply:
     left = max_tokens - count_tokens(thinking or "")
     cut = _first_tokens(reply.text, left)
     return replace(
-        reply, thinking=thinking or None, text=cut, call=None, stop="length", stop_sequence=None
+        reply, thinking=thinking or None, text=cut, calls=(), stop="length", stop_sequence=None
     )
 
 
@@ -189,7 +218,7 @@ def _first_tokens(text: str, tokens: int) -> str:
 
 def _count(reply: Reply) -> Reply:
     thought = count_tokens(reply.thinking or "")
-    called = count_tokens(reply.call.name + reply.call.arguments) if reply.call else 0
+    called = sum(count_tokens(call.name + call.arguments) for call in reply.calls)
     said = count_tokens(reply.text)
     usage = replace(reply.usage, output_tokens=thought + said + called, thinking_tokens=thought)
     return replace(reply, usage=usage)
