@@ -142,5 +142,6 @@ _OPENAI_URL = "https://api.openai.com/"
 
 
 def dropped(fields: Mapping[str, Raw], compat: Compat) -> dict[str, Raw]:
-    """Give the members that a server may see: all but its `drop_params`."""
-    return {name: value for name, value in fields.items() if name not in compat.drop_params}
+    """Give the members that a server may see: all but its `drop_params`, and what it knows not."""
+    refused = compat.drop_params if compat.stream_usage else (*compat.drop_params, "stream_options")
+    return {name: value for name, value in fields.items() if name not in refused}

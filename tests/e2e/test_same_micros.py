@@ -1,74 +1,15 @@
 """What the same tokens cost: one figure, whatever the route, the protocol and the form."""
 
-import json
-
 import pytest
 from support.gateways import started
 from support.priced import CLASSES, PATHS, asked, check_books, config, priced, settled
-from support.raw_upstream import EVENTS, chunked, sized, upstream
-from support.wires import COMPLETION, MESSAGE, ROOTS, run
+from support.raw_upstream import upstream
+from support.same_usage import MICROS, PRICE, TOKENS, WEIGHED, answers
+from support.wires import ROOTS, run
 
 from server.tenants import keys
 
-PRICE = """{input: "4.01", output: "20.03", cache_read: "0.41", cache_write_5m: "5.07",
-    cache_write_1h: "8.09"}"""
-TOKENS = {"input_tokens": 25, "cache_read_input_tokens": 2001, "cache_write_5m_tokens": 61}
-TOKENS |= {"cache_write_1h_tokens": 0, "output_tokens": 43}
-MICROS = -(-(25 * 4_010_000 + 2001 * 410_000 + 61 * 5_070_000 + 43 * 20_030_000) // 1_000_000)
-WEIGHED = -(-(25 * 100 + 2001 * 10 + 61 * 125 + 43 * 100) // 100)  # quota_weights' defaults
-MESSAGES_USAGE = {
-    "input_tokens": 25,
-    "cache_read_input_tokens": 2001,
-    "cache_creation_input_tokens": 61,
-    "output_tokens": 43,  # 7 of them thinking
-    "output_tokens_details": {"thinking_tokens": 7},
-}
-CHAT_USAGE = {
-    "prompt_tokens": 25 + 2001 + 61,
-    "completion_tokens": 43,
-    "total_tokens": 25 + 2001 + 61 + 43,
-    "prompt_tokens_details": {"cached_tokens": 2001, "cache_write_tokens": 61},
-    "completion_tokens_details": {"reasoning_tokens": 7},
-}
 FORMS = [(protocol, stream) for protocol in PATHS for stream in (False, True)]
-
-
-def _messages_stream():
-    begun = MESSAGES_USAGE | {"output_tokens": 1}
-    text = {"type": "text_delta", "text": "hello"}
-    events = [
-        {"type": "message_start", "message": MESSAGE | {"content": [], "usage": begun}},
-        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
-        {"type": "content_block_delta", "index": 0, "delta": text},
-        {"type": "content_block_stop", "index": 0},
-        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": MESSAGES_USAGE},
-        {"type": "message_stop"},
-    ]
-    lines = (f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in events)
-    return [EVENTS, chunked(*(each.encode() for each in lines))]
-
-
-def _chat_stream():
-    chunk = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    said = {"index": 0, "delta": {"role": "assistant", "content": "hello"}, "finish_reason": None}
-    over = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    data = [
-        json.dumps(chunk | {"choices": [said]}),
-        json.dumps(chunk | {"choices": [over]}),
-        json.dumps(chunk | {"choices": [], "usage": CHAT_USAGE}),
-        "[DONE]",
-    ]
-    return [EVENTS, chunked(*(f"data: {each}\n\n".encode() for each in data))]
-
-
-def _answers():
-    """Give the script of each form's answer."""
-    return {
-        ("anthropic", False): [sized(json.dumps(MESSAGE | {"usage": MESSAGES_USAGE}).encode())],
-        ("anthropic", True): _messages_stream(),
-        ("openai", False): [sized(json.dumps(COMPLETION | {"usage": CHAT_USAGE}).encode())],
-        ("openai", True): _chat_stream(),
-    }
 
 
 def _config(url):
@@ -86,10 +27,10 @@ tiers: {{team: {{name: Team, price_cents: 0, quota_tokens: 100000000}}}}
 def test_the_same_usage_is_the_same_micros_or_quota_everywhere(tmp_path, billing):
     of_quota = billing is keys.Billing.SUBSCRIPTION
     roots = [root for root in ROOTS if not (of_quota and root == "/v1")]
-    answers = _answers()
+    scripts_of = answers()
 
     async def scenario():
-        scripts = [answers[form] for _ in roots for form in FORMS]
+        scripts = [scripts_of[form] for _ in roots for form in FORMS]
         async with (
             upstream(*scripts) as there,
             started(tmp_path, _config(there.url), usd=5) as gateway,
