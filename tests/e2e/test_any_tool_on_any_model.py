@@ -3,82 +3,27 @@
 import json
 from dataclasses import asdict
 
-import anthropic
-import openai
-import pytest
-from support.gateways import started
-from support.priced import check_books, settled
-from support.stages import crossed, upstream
-from support.wires import run
+from support.sdks import (
+    FLAT,
+    FUNCTION,
+    HELLO,
+    TASK,
+    TOOL,
+    across,
+    by_chat,
+    by_messages,
+    by_responses,
+    each_upstream,
+    on,
+)
 
-HELLO = [{"role": "user", "content": "hello"}]
-TASK = [{"role": "user", "content": "Create a file hello.txt containing hi"}]
-SCHEMA = {
-    "type": "object",
-    "properties": {"path": {"type": "string"}, "content": {"type": "string"}},
-    "required": ["path", "content"],
-}
-TOOL = {"name": "write_file", "description": "Write a file.", "input_schema": SCHEMA}
-FUNCTION = {"type": "function", "function": {"name": "write_file", "parameters": SCHEMA}}
-FLAT = {"type": "function", "name": "write_file", "parameters": SCHEMA, "strict": False}
 WRITTEN = {"path": "hello.txt", "content": "hi"}
-SPOKEN = ("anthropic", "openai")
-FORMS = [(spoken, stream) for spoken in SPOKEN for stream in (False, True)]
-STRICT = {"max_retries": 0, "_strict_response_validation": True}
-
 INPUT = (
     "input_tokens",
     "cache_read_input_tokens",
     "cache_write_5m_tokens",
     "cache_write_1h_tokens",
 )
-
-across = pytest.mark.parametrize(("spoken", "stream"), FORMS)
-
-
-def on(folder, spoken, scenario, *names):
-    """Run `scenario(anthropic client, openai client)`; give its result, rows and journal."""
-
-    async def play():
-        async with upstream() as provider:
-            text = crossed(provider, spoken, names or ("demo-smart",))
-            async with started(folder, text, usd=100) as gateway:
-                key = {"api_key": gateway.secret, **STRICT}
-                async with (
-                    anthropic.AsyncAnthropic(base_url=gateway.url, **key) as messages,
-                    openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", **key) as chat,
-                ):
-                    result = await scenario(messages, chat)
-                return result, await settled(gateway), provider.entries
-
-    found = run(play)
-    check_books(folder)
-    return found
-
-
-async def by_messages(client, stream, **fields):
-    asked = {"model": "auto", "max_tokens": 2000, **fields}
-    if not stream:
-        return await client.messages.create(**asked)
-    async with client.messages.stream(**asked) as running:
-        return await running.get_final_message()
-
-
-async def by_chat(client, stream, **fields):
-    asked = {"model": "auto", "max_tokens": 2000, **fields}
-    if not stream:
-        return await client.chat.completions.create(**asked)
-    options = {"stream_options": {"include_usage": True}}
-    async with client.chat.completions.stream(**asked, **options) as running:
-        return await running.get_final_completion()
-
-
-async def by_responses(client, stream, **fields):
-    asked = {"model": "auto", "max_output_tokens": 2000, **fields}
-    if not stream:
-        return await client.responses.create(**asked)
-    async with client.responses.stream(**asked) as running:
-        return await running.get_final_response()
 
 
 @across
@@ -90,7 +35,7 @@ def test_all_three_protocols_say_the_same(tmp_path, spoken, stream):
             await by_responses(chat, stream, input="hello"),
         )
 
-    (message, completion, response), rows, entries = on(tmp_path, spoken, scenario)
+    (message, completion, response), rows, provider = on(tmp_path, spoken, scenario)
 
     assert message.content[0].text == completion.choices[0].message.content == response.output_text
     assert message.content[0].text.startswith("Hello from the demo upstream")
@@ -102,7 +47,9 @@ def test_all_three_protocols_say_the_same(tmp_path, spoken, stream):
         (response.usage.input_tokens, response.usage.output_tokens),
     ]
     assert told == [(_input(row), row["output_tokens"]) for row in rows]
-    assert told == [(_input(asdict(each.usage)), each.usage.output_tokens) for each in entries]
+    assert told == [
+        (_input(asdict(each.usage)), each.usage.output_tokens) for each in provider.entries
+    ]
     assert [row["protocol"] for row in rows] == ["anthropic", "openai", "responses"]
 
 
@@ -175,7 +122,7 @@ def test_a_limit_of_tokens_is_told_in_each_protocols_words(tmp_path, spoken, str
     assert response.incomplete_details.reason == "max_output_tokens"
 
 
-@pytest.mark.parametrize("spoken", SPOKEN)
+@each_upstream
 def test_a_long_answer_for_a_client_without_patience_is_streamed_behind_its_back(tmp_path, spoken):
     """What is asked for whole and may take long leaves as a stream, and comes back as one body."""
 
@@ -187,9 +134,9 @@ def test_a_long_answer_for_a_client_without_patience_is_streamed_behind_its_back
             await by_chat(chat, False, messages=HELLO, max_tokens=2_000),
         )
 
-    (long, short, chat_long, chat_short), rows, entries = on(tmp_path, spoken, scenario)
+    (long, short, chat_long, chat_short), rows, provider = on(tmp_path, spoken, scenario)
 
-    assert [each.stream for each in entries] == [True, False, True, False]
+    assert [each.stream for each in provider.entries] == [True, False, True, False]
     alike = {"id", "model", "created", "usage", "content"}
     assert long.model_dump(exclude={"id"}) == short.model_dump(exclude={"id"})
     assert chat_long.model_dump(exclude=alike) == chat_short.model_dump(exclude=alike)
