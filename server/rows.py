@@ -14,7 +14,7 @@ from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
 from server.usage.record import Closing, Opening, Outcome
 
-SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id")
+SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "session-id")
 AGENT_HEADERS = ("x-claude-code-agent-id",)
 NO_TOKENS = Tokens(0, 0, 0, 0, 0)
 UPSTREAM_ID_HEADERS = (b"request-id", b"x-request-id")

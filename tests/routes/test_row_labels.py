@@ -9,6 +9,7 @@ from support.wires import ASK, MESSAGE, http_answer, recording, request, run, wi
 CASES = [
     ({"x_claude_code_session_id": "s-1", "x_claude_code_agent_id": "a-1"}, ("s-1", "a-1")),
     ({"x_session_id": "ses_2"}, ("ses_2", None)),
+    ({"session_id": "01a2"}, ("01a2", None)),
     ({"x_session_id": "ses_2", "x_claude_code_session_id": "s-1"}, ("s-1", None)),
     ({"x_claude_code_agent_id": "a" * 128}, (None, "a" * 128)),
     ({}, (None, None)),
