@@ -1,5 +1,6 @@
 """The commands of README.md, run as a new user runs them: in a fresh clone, with an empty home."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.clients import TEXT, codex
 from support.readme import ROOT, blocks
 
 from gatewayctl.welcome import ways_to_call
@@ -193,6 +195,18 @@ def test_the_readmes_sdk_snippets_print_an_answer(quickstart, block):
     )
 
     assert done.stdout.strip()
+
+
+@pytest.mark.clients
+def test_codex_creates_a_file_with_the_readmes_config(quickstart, tmp_path):
+    (block,) = blocks("toml")
+    config = block.text.replace("http://127.0.0.1:8080", quickstart.url)
+    client = codex(tmp_path, quickstart.url, quickstart.secret, config=config)
+
+    done = asyncio.run(client.run())
+
+    assert done.code == 0, done.said
+    assert (client.work / "hello.txt").read_text() == TEXT
 
 
 @pytest.mark.slow

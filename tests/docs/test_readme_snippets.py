@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tomllib
 
 import httpx
 import pytest
@@ -37,6 +38,11 @@ def test_json_parses(block):
 def test_yaml_parses_and_names_its_file(block):
     assert yaml.safe_load(block.text)
     assert block.file is not None
+
+
+@pytest.mark.parametrize("block", **parameters("toml"))
+def test_toml_parses(block):
+    assert tomllib.loads(block.text)
 
 
 @pytest.mark.parametrize("block", **parameters("python"))

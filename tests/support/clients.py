@@ -20,6 +20,17 @@ LIMIT_S = 60
 TEXT = "hello from the gateway"
 TASK = f'Create a file hello.txt with exactly the text "{TEXT}" and nothing else.'
 
+CODEX = """\
+model = "{model}"
+model_provider = "gateway"
+
+[model_providers.gateway]
+name = "gateway"
+base_url = "{url}"
+env_key = "GATEWAY_KEY"
+wire_api = "responses"
+"""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -140,6 +151,22 @@ def opencode(folder: Path, url: str, secret: str, prompt: str = TASK, *, package
     switches = ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "DEFAULT_PLUGINS")
     words = (_binary("opencode"), "run", prompt)
     return Client(folder, words, {f"OPENCODE_DISABLE_{name}": "1" for name in switches})
+
+
+def codex(
+    folder: Path, url: str, secret: str, prompt: str = TASK, *, model="auto", config=None
+) -> Client:
+    """codex, as `codex exec` with a provider at `url`; `config` is another config.toml."""
+    path = folder / ".codex/config.toml"
+    path.parent.mkdir(parents=True)
+    path.write_text(config or CODEX.format(model=model, url=url))
+    words = [_binary("codex"), "exec", "--skip-git-repo-check"]
+    # Its sandbox needs what a container may not grant; the demo only asks for files in `work`.
+    words += ["--sandbox", "danger-full-access"]
+    # Its plugins come from the internet, at every start.
+    words += ["--disable", "plugins", "-c", "analytics.enabled=false"]
+    words += ["-c", "check_for_update_on_startup=false", prompt]
+    return Client(folder, tuple(words), {"GATEWAY_KEY": secret})
 
 
 def _binary(name: str) -> str:
