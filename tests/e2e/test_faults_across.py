@@ -13,17 +13,15 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
+from support.across import PATHS, asking, has_fake_end, said, stop_of, text_of
 from support.gateways import started
 from support.priced import check_books
 from support.raw_upstream import until
-from support.responses_rules import check_responses_stream
-from support.stream_rules import check_chat_stream, check_messages_stream
 from support.wires import run
 
 from server.upstream import demo
 
 KEY = "sk-fake-demo-key-0123456789"
-CONTENT = "Tell me what you are."
 ARGUMENTS = {
     "slow": "0.3",
     "stall": "0.3",
@@ -31,16 +29,6 @@ ARGUMENTS = {
     "gzipbomb": "80",
     "ratelimit": "7",
     "tiny": "0.1",
-}
-PATHS = {
-    "anthropic": "/v1/messages",
-    "openai": "/v1/chat/completions",
-    "responses": "/v1/responses",
-}
-CHECK = {
-    "anthropic": check_messages_stream,
-    "openai": check_chat_stream,
-    "responses": check_responses_stream,
 }
 NAMES = [name.removeprefix("fault:") for name in demo.FAULTS]
 SLICE_TOKENS = 1000
@@ -199,7 +187,8 @@ models:
 
 
 async def _ask(client, slots, protocol, spoken, form, name):
-    ask = _body(protocol, f"{name}-{spoken}-{form}", LIMITS[form], stream=form == "stream")
+    model = f"{name}-{spoken}-{form}"
+    ask = asking(protocol, model, stream=form == "stream", limit=LIMITS[form])
     async with slots:
         begun, body, reply = time.monotonic(), b"", None
         try:
@@ -213,16 +202,6 @@ async def _ask(client, slots, protocol, spoken, form, name):
         except TimeoutError:
             assert (name, form) == ("endless", "gathered")
         return reply, body, time.monotonic() - begun
-
-
-def _body(protocol, model, limit, *, stream):
-    if protocol == "responses":
-        return {"model": model, "input": CONTENT, "max_output_tokens": limit, "stream": stream}
-    messages = [{"role": "user", "content": CONTENT}]
-    ask = {"model": model, "messages": messages, "max_tokens": limit, "stream": stream}
-    if protocol == "openai" and stream:
-        ask["stream_options"] = {"include_usage": True}
-    return ask
 
 
 def _expected(name, spoken, form):
@@ -253,10 +232,11 @@ def test_a_fault_is_told_in_the_clients_protocol(answers, client, spoken, form, 
     elif expected != "left":
         assert answer.status == 200
         assert answer.headers.get("x-should-retry") is None
-        said = _said(answer, client, form)
-        assert _has_failed(said) == (expected == "event")
+        told = _said(answer, client, form)
+        assert (told.get("error") is not None) == (expected == "event")
         if expected == "event":
-            _check_no_fake_end(answer.body, said)
+            assert told["error"]["message"]
+            assert not has_fake_end(client, answer.body)
 
 
 def _check_refusal(answer, client, spoken, expected):
@@ -281,49 +261,24 @@ def _check_refusal(answer, client, spoken, expected):
 
 
 def _said(answer, client, form):
-    if form == "stream":
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        return CHECK[client](answer.body)
-    assert answer.headers["content-type"] == "application/json"
-    return json.loads(answer.body)
-
-
-def _has_failed(said):
-    return said.get("error") is not None
-
-
-def _check_no_fake_end(body, said):
-    assert said["error"]["message"]
-    assert said.get("stop_reason") is None
-    assert all(choice["finish_reason"] is None for choice in said.get("choices", ()))
-    for end in (b"message_stop", b"message_delta", b"[DONE]", b"response.completed"):
-        assert end not in body
-    assert b"response.incomplete" not in body
+    kind = "text/event-stream; charset=utf-8" if form == "stream" else "application/json"
+    assert answer.headers["content-type"] == kind
+    return said(client, answer.body, stream=form == "stream")
 
 
 @across
 def test_what_came_whole_says_the_same_whatever_came_between(answers, client, spoken, form):
     names = [name for name in NAMES if _expected(name, spoken, form) == "ok" and name != "big"]
-    said = {name: _said(answers[client, spoken, form, name], client, form) for name in names}
+    told = {name: _said(answers[client, spoken, form, name], client, form) for name in names}
 
-    plain = _said(answers["anthropic", "openai", "whole", "continue"], "anthropic", "whole")
-    assert {name: _text(each) for name, each in said.items()} == dict.fromkeys(names, _text(plain))
-    assert {_stop(each) for each in said.values()} <= {"end_turn", "stop", "completed"}
-
-
-def _text(said):
-    if "choices" in said:
-        blocks = [{"text": said["choices"][0]["message"]["content"]}]
-    else:
-        blocks = said["content"] if "content" in said else said["output"][0]["content"]
-    assert len(blocks) == 1
-    return re.sub(r"\d+", "N", blocks[0]["text"])  # the demo says how much it has read
+    plain = json.loads(answers["anthropic", "openai", "whole", "continue"].body)
+    words = {name: _words(each) for name, each in told.items()}
+    assert words == dict.fromkeys(names, _words(plain))
+    assert {stop_of(each) for each in told.values()} <= {"end_turn", "stop", "completed"}
 
 
-def _stop(said):
-    if "choices" in said:
-        return said["choices"][0]["finish_reason"]
-    return said["stop_reason"] if "stop_reason" in said else said["status"]
+def _words(answer):
+    return re.sub(r"\d+", "N", text_of(answer))  # the demo says how much it has read
 
 
 @pytest.mark.parametrize("name", NAMES)
