@@ -83,6 +83,17 @@ def test_a_parallel_model_does_so_over_chat_too(several, count):
     assert choice["finish_reason"] == "tool_calls"
 
 
+@pytest.mark.parametrize(("mode", "count"), [("required", 1), ("auto", 0)])
+def test_of_several_tools_over_chat_some_may_be_allowed(mode, count):
+    other = {"type": "function", "function": {"name": "read_me"}}
+    choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [other]}}
+
+    said = chat("demo", tools=[FUNCTION, other], tool_choice=choice)["message"]
+
+    calls = said.get("tool_calls", [])
+    assert [call["function"]["name"] for call in calls] == ["read_me"] * count
+
+
 def test_a_thinking_model_thinks_unless_told_not_to():
     assert messages("demo-thinking")["content"][0]["type"] == "thinking"
     off = messages("demo-thinking", thinking={"type": "disabled"})

@@ -176,8 +176,10 @@ def _tools(body: Mapping[str, Any]) -> tuple[tuple[Tool, ...], bool]:
     )
     choice = body.get("tool_choice")
     if isinstance(choice, dict):
-        name = (choice.get("function") or {}).get("name")
-        return tuple(tool for tool in tools if tool.name == name), True
+        allowed = choice.get("allowed_tools") or {"mode": "required", "tools": [choice]}
+        names = {(tool.get("function") or {}).get("name") for tool in allowed["tools"]}
+        kept = tuple(tool for tool in tools if tool.name in names)
+        return kept, allowed.get("mode") == "required"
     return () if choice == "none" else tools, choice == "required"
 
 
