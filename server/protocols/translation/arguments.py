@@ -4,7 +4,11 @@ import json
 import re
 from typing import NamedTuple
 
+import msgspec
+from msgspec import Raw
+
 LONGEST_TOKEN = 1000  # what has waited for its end for longer than that does not fit
+DEEPEST = 500  # what is nested more deeply can be read neither by clients nor when it comes back
 UNFIT = "invalid_arguments"
 
 
@@ -13,6 +17,8 @@ def whole(text: str) -> str:
 
     No arguments at all are an empty object. What stands behind an object is left out.
     """
+    if _is_object(text):
+        return text
     arguments = Arguments()
     taken = arguments.take(text)
     return taken if arguments.is_complete else _wrapped(text)
@@ -55,13 +61,16 @@ class Arguments:
             self._unfit.append(text)
             return ""
         text, at = self._rest + text, 0
-        while (found := self._state.pattern.match(text, at)) is not None:
+        if self._state is _START and _is_object(text):
+            self._state, self._rest = _DONE, ""
+            return text
+        while len(self._closers) <= DEEPEST and (found := self._state.pattern.match(text, at)):
             at = found.end()
             if not found[1]:
                 break
             self._enter(found[1][-1])
         self._rest = text[at:]
-        if len(self._rest) > LONGEST_TOKEN:
+        if len(self._rest) > LONGEST_TOKEN or len(self._closers) > DEEPEST:
             self._unfit.append("")
         return text[:at]
 
@@ -106,10 +115,15 @@ class _State(NamedTuple):
 
 
 _SPACE = r"[ \t\n\r]*+"
-_IN_STRING = r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+("?)'
+_CHARACTERS = r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+'
+_IN_STRING = _CHARACTERS + '("?)'
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?"
 # Only what follows tells that a number or a word is whole.
-_STARTS = rf'["{{\[]|(?:true|false|null|{_NUMBER})(?=[ \t\n\r,}}\]])'
+_WHOLE = rf"(?:true|false|null|{_NUMBER})(?=[ \t\n\r,}}\]])"
+_STARTS = rf'["{{\[]|{_WHOLE}'
+# Plain values that follow one another are read in one go: there may be a million of them.
+_PLAIN = rf'(?:"{_CHARACTERS}"|\[\]|\{{\}}|{_WHOLE})'
+_NEXT = rf"{_SPACE},{_SPACE}"
 
 _START = _State(re.compile(_SPACE + r"(\{)"))
 _FIRST_NAME = _State(re.compile(_SPACE + r'(["}])'))
@@ -117,11 +131,24 @@ _NAME = _State(re.compile(_IN_STRING), '":null')
 _COLON = _State(re.compile(_SPACE + r"(:)"), ":null")
 _VALUE = _State(re.compile(f"{_SPACE}({_STARTS})"), "null")
 _STRING = _State(re.compile(_IN_STRING), '"')
-_AFTER_MEMBER = _State(re.compile(rf'{_SPACE}(,{_SPACE}"|\}})'))
+_AFTER_MEMBER = _State(
+    re.compile(
+        rf'(?:{_NEXT}"{_CHARACTERS}"{_SPACE}:{_SPACE}{_PLAIN})*+(?:{_SPACE}(,{_SPACE}"|\}}))?+'
+    )
+)
 _FIRST_ITEM = _State(re.compile(rf"{_SPACE}({_STARTS}|\])"))
-_AFTER_ITEM = _State(re.compile(_SPACE + r"([,\]])"))
+_AFTER_ITEM = _State(re.compile(rf"(?:{_NEXT}{_PLAIN})*+(?:{_SPACE}([,\]]))?+"))
 _DONE = _State(re.compile(r"(?!)"))
 _AFTER = {"}": _AFTER_MEMBER, "]": _AFTER_ITEM}
+_OBJECT = msgspec.json.Decoder(dict[str, Raw])
+
+
+def _is_object(text: str) -> bool:
+    try:
+        _OBJECT.decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _wrapped(text: str) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 
+from server.protocols.translation.arguments import Arguments
 from server.protocols.translation.responses_items import Events, Item
 from server.protocols.translation.responses_tools import Kind, Tool
 
@@ -27,6 +27,7 @@ class Call(Item):
         self.call_id = ""
         self.tool: Tool | None = None
         self._tools = tools
+        self._progress, self._read = Arguments(), 0
 
     def name(self, name: str) -> None:
         """Take the tool's name where it comes; some providers repeat it."""
@@ -34,13 +35,10 @@ class Call(Item):
             self.tool = self._tools.get(name, Tool(Kind.FUNCTION, name))
 
     def is_whole(self) -> bool:
-        if self.tool is None or not self.fragments or not self.fragments[-1].endswith(b"}"):
-            return False
-        try:
-            msgspec.json.decode(self._arguments(), type=dict[str, Raw])
-        except (ValueError, RecursionError):
-            return False
-        return True
+        new, self._read = self.fragments[self._read :], len(self.fragments)
+        if new:
+            self._progress.take(msgspec.json.decode(b'"%b"' % b"".join(new), type=str))
+        return self.tool is not None and self._progress.is_complete
 
     def is_ready(self) -> bool:
         return self.tool is not None and self.call_id != ""

@@ -128,16 +128,8 @@ def _written_block(block: Growing) -> bytes:
     members = block.written()
     fragments = members.pop("partial_json", b'""')
     if fragments != b'""':
-        members["input"] = _tool_input(_STRING.decode(fragments))
+        members["input"] = arguments.whole(_STRING.decode(fragments)).encode()
     return join(members)
-
-
-def _tool_input(text: str) -> bytes:
-    try:
-        _MEMBERS.decode(text)
-    except (ValueError, RecursionError):
-        return arguments.whole(text).encode()
-    return text.encode()
 
 
 def _written_choice(choice: Growing) -> bytes:
