@@ -22,9 +22,9 @@ class ChatAsMessages:
         self._calls = StreamedCalls()
         self._idents = parts.Idents(context)
         self._open: Call | None = None
-        self._waiting: list[Call] = []
+        self._waiting: dict[Call, None] = {}  # in their order
         self._late: list[completions.Heard] = []
-        self._blanks: dict[Kind, bytes] = {}  # space that counts only if more than space follows
+        self._blanks: dict[Kind, list[bytes]] = {}  # counts only if more than space follows
         self._thinks_in = ""  # the field that is read; some servers say the same in two
         self._meter = ChatMeter()
         self._usage = completions.NULL
@@ -47,7 +47,7 @@ class ChatAsMessages:
         self._begin()
         if self._open is not None:
             self._end_call(self._open)
-        for call in self._waiting:
+        for call in list(self._waiting):
             if call.name:
                 self._begin_call(call)
                 self._end_call(call)
@@ -108,10 +108,10 @@ class ChatAsMessages:
 
     def _add(self, kind: Kind, words: bytes) -> None:
         if self._blocks.kind != kind:
-            words = self._blanks.pop(kind, b"") + words
             if completions.is_blank(words):
-                self._blanks[kind] = words
+                self._blanks.setdefault(kind, []).append(words)
                 return
+            words = b"".join([*self._blanks.pop(kind, ()), words])
             self._blocks.open(kind)
         self._blocks.delta(words)
 
@@ -127,7 +127,7 @@ class ChatAsMessages:
     def _take_call(self, fragment: completions.ToolCall) -> None:
         call, is_new = self._calls.take(fragment)
         if is_new:
-            self._waiting.append(call)
+            self._waiting[call] = None
         if call is self._open:
             self._go_on(call)
         while self._open is None:
@@ -142,13 +142,13 @@ class ChatAsMessages:
     def _known_call(self) -> Call | None:
         """Find the next call that can begin; behind the start of another no id comes late."""
         for call in self._waiting:
-            if call.is_known or (call.name and call is not self._waiting[-1]):
+            if call.is_known or (call.name and call is not next(reversed(self._waiting))):
                 return call
         return None
 
     def _begin_call(self, call: Call) -> None:
         self._open, self._has_calls = call, True
-        self._waiting = [waiting for waiting in self._waiting if waiting is not call]
+        del self._waiting[call]
         self._blanks.clear()
         name = self._context.names.get(call.name, call.name)
         self._blocks.open("tool_use", id=self._idents.unique(call.ident), name=name, input={})

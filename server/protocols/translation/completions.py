@@ -229,7 +229,7 @@ _CALLS = msgspec.json.Decoder(list[ToolCall] | None)
 _DETAILS = msgspec.json.Decoder(list[Detail] | None)
 _PARTS = msgspec.json.Decoder(list[_Part] | None)
 _STRING = msgspec.json.Decoder(str)
-_BLANK = re.compile(rb"(?: |\\[nrt])*")
+_BLANK = re.compile(rb"(?: ++|(?:\\[nrt])++)*+")
 
 
 def _listed(raw: Raw, decoder: msgspec.json.Decoder[list[Item] | None]) -> list[Item]:

@@ -55,7 +55,9 @@ class StreamedCalls:
     """
 
     def __init__(self) -> None:
-        self._calls: list[Call] = []
+        # The last call of each index, and of each id in it; null is the index of any call.
+        self._at: dict[bytes, Call] = {}
+        self._named: dict[tuple[bytes, str], Call] = {}
 
     def take(self, fragment: ToolCall) -> tuple[Call, bool]:
         """Add a fragment to its call; give the call and whether it is a new one."""
@@ -63,24 +65,25 @@ class StreamedCalls:
         call = self._find(index, ident, name)
         is_new = call is None
         if call is None:
-            call = Call(index)
-            self._calls.append(call)
+            call = self._at[index] = self._at[_ANY] = Call(index)
         call.take(fragment, ident, name)
+        if call.ident:
+            self._named[call.index, call.ident] = self._named[_ANY, call.ident] = call
         return call, is_new
 
     def _find(self, index: bytes, ident: str, name: str) -> Call | None:
         """Find the call that a fragment goes on with; None: it begins one."""
-        near = [call for call in self._calls if index in (call.index, b"null")]
-        known = [call for call in near if ident and call.ident == ident]
-        if not near:
-            return None
-        last = (known or near)[-1]
-        if not name or not last.name:
+        known = self._named.get((index, ident))
+        last = known or self._at.get(index)
+        if last is None or not name or not last.name:
             return last
-        if known:
+        if known is not None:
             begins = name != last.name and not last.is_torn
         elif ident and last.ident:
             begins = name != last.name or not last.is_torn
         else:
-            begins = last.arguments.is_complete or (index == b"null" and name != last.name)
+            begins = last.arguments.is_complete or (index == _ANY and name != last.name)
         return None if begins else last
+
+
+_ANY = b"null"
