@@ -16,6 +16,7 @@ A late system message would fit the API's own `role: "system"`. Only newer model
 each after a user turn and before an assistant one, and the gateway cannot tell which model it is.
 """
 
+from collections import deque
 from collections.abc import Iterator
 
 import msgspec
@@ -108,8 +109,10 @@ class _Turns:
         self._calls: list[bytes] = []
         self._results: list[bytes] = []
         self._asked: list[bytes] = []  # by the user
-        self._open: list[tuple[str, str]] = []  # calls without result: the client's id, and ours
+        self._open: dict[str, str] = {}  # calls without result: our id, and the client's
+        self._ours: dict[str, deque[str]] = {}  # the same the other way, the first call first
         self._idents: set[str] = set()
+        self._again: dict[str, int] = {}
 
     def say(self, said: list[bytes], calls: list[tuple[str, _Function]]) -> None:
         """Let the assistant say something; texts go ahead of calls, whose results come next."""
@@ -118,7 +121,8 @@ class _Turns:
         self._said += said
         for ident, function in calls:
             ours = self._own(ident)
-            self._open.append((ident, ours))
+            self._open[ours] = ident
+            self._ours.setdefault(ident, deque()).append(ours)
             self._calls.append(_tool_use(ours, function))
 
     def ask(self, asked: list[Block]) -> None:
@@ -129,13 +133,14 @@ class _Turns:
 
     def answer(self, ident: str, result: list[Block]) -> None:
         """Give a call its result; one without its call is told as text."""
-        call = next((call for call in self._open if call[0] == ident), None)
-        if call is None:
+        waiting = self._ours.get(ident)
+        if not waiting:
             self.ask([_NO_CALL, *result] if result else [])
             return
         self._end_assistant()
-        self._open.remove(call)
-        self._results.append(_tool_result(call[1], result))
+        ours = waiting.popleft()
+        del self._open[ours]
+        self._results.append(_tool_result(ours, result))
 
     def end(self) -> None:
         """End what is open."""
@@ -149,17 +154,16 @@ class _Turns:
             self._said, self._calls = [], []
 
     def _end_user(self) -> None:
-        missing = [_missing_result(ours) for _, ours in self._open]
+        missing = [_missing_result(ours) for ours in self._open]
         self.done.append(_turn("user", self._results + missing + self._asked))
-        self._results, self._asked, self._open = [], [], []
+        self._results, self._asked, self._open, self._ours = [], [], {}, {}
 
     def _own(self, ident: str) -> str:
         """Give the id that leaves; some servers begin anew with `call_0` in every turn."""
         safe = ours = idents.to_safe(ident or "call")
-        again = 2
         while ours in self._idents:
+            again = self._again[safe] = self._again.get(safe, 1) + 1
             ours = f"{safe}_{again}"
-            again += 1
         self._idents.add(ours)
         return ours
 
