@@ -102,17 +102,27 @@ class _Turn:
         return said
 
 
+class _Instructions:
+    """System messages side by side: some models' templates want one, and ahead of all else."""
+
+    def __init__(self, text: str) -> None:
+        self.texts = [text]
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [{"role": "system", "content": "\n\n".join(self.texts)}]
+
+
 class _Conversation:
     """Grows item by item."""
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
-        self._told: list[_Turn | dict[str, Any]] = []
+        self._told: list[_Turn | _Instructions | dict[str, Any]] = []
         self._called_in: dict[str, _Turn] = {}
         self._details: list[Raw] = []  # of reasoning, for whatever it led to
 
     def messages(self) -> list[dict[str, Any]]:
-        told = (each.messages() if isinstance(each, _Turn) else [each] for each in self._told)
+        told = ([each] if isinstance(each, dict) else each.messages() for each in self._told)
         return [message for some in told for message in some]
 
     def take(self, raw: Raw, where: str) -> None:
@@ -125,11 +135,10 @@ class _Conversation:
 
     def instruct(self, text: str) -> None:
         last = self._told[-1] if self._told else None
-        if isinstance(last, dict) and last["role"] == "system":
-            # The chat templates of some models want the system message first and only once.
-            last["content"] += f"\n\n{text}"
+        if isinstance(last, _Instructions):
+            last.texts.append(text)
         elif text:
-            self._told.append({"role": "system", "content": text})
+            self._told.append(_Instructions(text))
 
     def ask(self, parts: list[dict[str, Any]]) -> None:
         is_plain = len(parts) == 1 and parts[0]["type"] == "text"

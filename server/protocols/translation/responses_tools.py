@@ -53,6 +53,8 @@ class Tools:
         self.offered: list[dict[str, Any]] = []
         self.known: dict[str, Tool] = {}
         self._names: dict[tuple[str | None, str], str] = {}
+        self._taken: set[str] = set()
+        self._spaces: dict[str | None, list[str]] = {}
 
     def offer(self, raw: Raw, param: str) -> list[str]:
         """Add an array of tools; give the names of those that Chat has a place for.
@@ -71,8 +73,9 @@ class Tools:
         key = (namespace, name)
         if key not in self._names:
             readable = name if namespace is None else f"{namespace}__{name}"
-            is_fit = _NAME.fullmatch(readable) and readable not in self._names.values()
+            is_fit = _NAME.fullmatch(readable) and readable not in self._taken
             self._names[key] = readable if is_fit else _shortened(readable, key)
+            self._taken.add(self._names[key])
         return self._names[key]
 
     def choice(self, raw: Raw) -> object:
@@ -86,7 +89,8 @@ class Tools:
             case None | "auto" | "none" | "required":
                 return chosen
             case {"type": "allowed_tools", "tools": list(refs)}:
-                named = [_choose(name) for ref in refs for name in self._named(ref)]
+                unlike = {msgspec.json.encode(ref): ref for ref in refs}.values()
+                named = [_choose(name) for ref in unlike for name in self._named(ref)]
                 mode = chosen.get("mode", "auto")
                 allowed = {"mode": mode, "tools": named}
                 return {"type": "allowed_tools", "allowed_tools": allowed} if named else "none"
@@ -113,6 +117,7 @@ class Tools:
         name = self.name_of(tool.name, namespace)
         if name not in self.known:  # a search may find again what is already there
             self.known[name] = tool
+            self._spaces.setdefault(namespace, []).append(name)
             self.offered.append({"type": "function", "function": _function(name, tool, item)})
         return [name]
 
@@ -123,10 +128,10 @@ class Tools:
             case {"type": "function" | "custom", "name": str(name)}:
                 return [self.name_of(name)]
             case {"type": "namespace", "name": str(namespace)}:
-                return [name for name, tool in self.known.items() if tool.namespace == namespace]
+                return self._spaces.get(namespace, [])
             case {"type": str(kind)}:
-                known = self.known.items()
-                return [name for name, tool in known if kind == tool.kind == tool.name]
+                name = self._names.get((None, kind), "")
+                return [name] if name in self.known and self.known[name].kind == kind else []
             case _:
                 return []
 
