@@ -138,8 +138,9 @@ def opencode(folder: Path, url: str, secret: str, prompt: str = TASK, *, package
         "options": {"baseURL": url, "apiKey": secret},
         "models": {"auto": {"name": "auto"}},
     }
+    settings = folder / ".config/opencode"
     _write(
-        folder / ".config/opencode/opencode.json",
+        settings / "opencode.json",
         {
             "autoupdate": False,
             "share": "disabled",
@@ -148,6 +149,10 @@ def opencode(folder: Path, url: str, secret: str, prompt: str = TASK, *, package
             "provider": {"gateway": provider},
         },
     )
+    # Else it installs, from the internet, what plugins would need; there are none.
+    (settings / "node_modules").mkdir()
+    plugins = {"dependencies": {"@opencode-ai/plugin": "*"}}
+    _write(settings / "package-lock.json", {"packages": {"": plugins}})
     switches = ("AUTOUPDATE", "MODELS_FETCH", "LSP_DOWNLOAD", "DEFAULT_PLUGINS")
     words = (_binary("opencode"), "run", prompt)
     return Client(folder, words, {f"OPENCODE_DISABLE_{name}": "1" for name in switches})
@@ -187,5 +192,5 @@ def _bare_environ(folder: Path) -> dict[str, str]:
 
 
 def _write(path: Path, document: dict) -> None:
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document))
