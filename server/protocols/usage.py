@@ -154,6 +154,8 @@ class ChatMeter(Meter):
         for choice in _choices(members):
             self.stop_reason = short_text(choice.finish_reason) or self.stop_reason
             self._take_usage(choice.usage)  # Moonshot's place for it
+        if self.stop_reason == _BROKEN and self.error is None:
+            self.error = ReportedError("error", "the answer's finish_reason is error")
         self._take_usage(members.get("usage"))
 
     def _take_usage(self, raw: Raw | None) -> None:
@@ -193,6 +195,7 @@ _EMPTY_TEXT_DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
     b'"delta":{"type":"text_delta","text":""}}\n\n'
 )
+_BROKEN = "error"  # OpenRouter's finish of what a provider did not finish
 _EMPTY_DELTA = b'{"content":""}\n\n'
 _CHOICES = msgspec.json.Decoder(list[_Choice] | None)
 

@@ -89,8 +89,8 @@ def output_tokens_of(answer: dict[str, Any]) -> int:
 def has_fake_end(client: str, body: bytes) -> bool:
     """Tell whether a stream that failed pretends to have ended."""
     ends = {
-        "anthropic": (b"message_delta", b"message_stop"),
-        "openai": (b"[DONE]", b'"finish_reason":"'),
-        "responses": (b"response.completed", b"response.incomplete"),
+        "anthropic": (b"\nevent: message_delta\n", b"\nevent: message_stop\n"),
+        "openai": (b"\ndata: [DONE]\n", b'"finish_reason":"'),
+        "responses": (b"\nevent: response.completed\n", b"\nevent: response.incomplete\n"),
     }
-    return any(end in body for end in ends[client])
+    return any(end in b"\n" + body for end in ends[client])
