@@ -51,6 +51,45 @@ def test_ids_that_the_messages_api_refuses_are_escaped_on_both_sides():
     assert sent[1]["content"] == [{**result, "tool_use_id": to_safe(ROTTEN)}]
 
 
+@pytest.mark.parametrize("ident", ["call_0", ROTTEN])
+def test_ids_that_come_back_in_a_later_turn_become_unique(ident):
+    """Some servers begin anew in every turn; the Messages API takes no id twice."""
+    call = {"role": "assistant", "content": [{"type": "tool_use", "id": ident, "name": "Read"}]}
+    result = {"type": "tool_result", "tool_use_id": ident, "content": "x"}
+    turn = [call, {"role": "user", "content": [result]}]
+
+    sent = mend(USER, *turn, *turn, *turn)
+
+    safe = to_safe(ident)
+    wanted = [safe, f"{safe}_2", f"{safe}_3"]
+    assert [each["content"][0]["id"] for each in sent[1::2]] == wanted
+    assert [each["content"][0]["tool_use_id"] for each in sent[2::2]] == wanted
+    assert mend(USER, *turn, *turn) == sent[:5]
+
+
+def test_a_made_id_never_meets_one_that_was_there():
+    ids = ["call_0", "call_0_2", "call_0", "call_0_2"]
+    talk = []
+    for ident in ids:
+        use = {"type": "tool_use", "id": ident, "name": "Read", "input": {}}
+        result = {"type": "tool_result", "tool_use_id": ident, "content": ident}
+        talk += [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+
+    sent = mend(*talk)
+
+    own = [each["content"][0]["id"] for each in sent[::2]]
+    assert len(set(own)) == 4
+    assert [each["content"][0]["tool_use_id"] for each in sent[1::2]] == own
+
+
+def test_a_result_that_is_sent_twice_is_no_call_of_its_own():
+    use = {"type": "tool_use", "id": "t1", "name": "Read", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": "x"}
+    talk = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result, result]}]
+
+    assert mend(*talk) == talk
+
+
 def test_what_needs_no_mending_keeps_its_bytes():
     """Of the whole history only the turn with the trace may be written anew."""
     given = rb'{ "id" : "a.b", "n": 1.10, "s": "\/ \"signature\": \"\"", "signature": "" }'
