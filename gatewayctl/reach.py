@@ -7,6 +7,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
 
 from server.config.schema import Upstream
+from server.secret import Secret
 
 _PATIENCE_S = 10
 
@@ -40,14 +41,16 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def reach(name: str, upstream: Upstream, api_key: str | None, headers: dict[str, str]) -> Reach:
+def reach(
+    name: str, upstream: Upstream, api_key: Secret | None, headers: dict[str, Secret]
+) -> Reach:
     """Ask `upstream` for its models, with its key and headers; a success is an answer."""
     key = "none" if upstream.api_key is None else "found" if api_key else "missing"
     start = Reach(name, upstream.protocol, key)
     if upstream.protocol == "demo":
         return replace(start, detail="built in")
-    request = Request(_models_url(upstream), headers=_headers(upstream, api_key) | headers)  # noqa: S310 - the config allows http and https alone
-    proxies = {} if upstream.proxy is None else dict.fromkeys(("http", "https"), upstream.proxy)
+    request = Request(_models_url(upstream), headers=_headers(upstream, api_key, headers))  # noqa: S310 - the config allows http and https alone
+    proxies = dict.fromkeys(("http", "https"), upstream.proxy.reveal()) if upstream.proxy else {}
     try:
         with build_opener(ProxyHandler(proxies), _NoRedirects).open(
             request, timeout=_PATIENCE_S
@@ -70,9 +73,14 @@ def _models_url(upstream: Upstream) -> str:
     return f"{base}/models"
 
 
-def _headers(upstream: Upstream, api_key: str | None) -> dict[str, str]:
+def _headers(
+    upstream: Upstream, api_key: Secret | None, configured: dict[str, Secret]
+) -> dict[str, str]:
+    headers = {"user-agent": "gatewayctl"}
     if upstream.protocol == "anthropic":
-        known = {"user-agent": "gatewayctl", "anthropic-version": "2023-06-01"}
-        return known | ({"x-api-key": api_key} if api_key else {})
-    known = {"user-agent": "gatewayctl"}
-    return known | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+        headers["anthropic-version"] = "2023-06-01"
+        if api_key:
+            headers["x-api-key"] = api_key.reveal()
+    elif api_key:
+        headers["authorization"] = f"Bearer {api_key.reveal()}"
+    return headers | {name: value.reveal() for name, value in configured.items()}

@@ -18,40 +18,44 @@ ROOT = Path(__file__).parents[1]
 # short for `server.…`, or for `gatewayctl.…` where no room of the server has it.
 ROWS = {
     "server.errors": "",
+    "server.secret": "",
     "server.clock": "",
     "server.logs": "",
     "server.protocols": "errors",
-    "server.config": "errors",
+    "server.config": "errors secret",
     "server.store": "errors clock",
     "server.routing": "errors clock config protocols",
     "server.presets": "errors config protocols",
     "server.tenants": "errors clock store",
     "server.usage": "errors clock store",
     "server.billing": "errors clock config protocols store tenants usage",
-    "server.billing.stripe": "errors clock config store tenants usage billing",
-    "server.upstream": "errors config protocols",
+    "server.billing.stripe": "errors secret clock config store tenants usage billing",
+    "server.upstream": "errors secret config protocols",
     "server.upstream.demo": "clock",
+    "server.observing": "errors clock logs usage",
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
     "server.planning": "billing calls config presets protocols",
-    "server.rows": "errors clock protocols usage billing upstream calls",
+    "server.rows": "errors clock protocols usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
     "server.answering": "errors protocols upstream calls terms",
-    "server.gateway": ("errors store usage billing upstream calls rows holding planning answering"),
+    "server.gateway": (
+        "errors store usage billing upstream observing calls rows holding planning answering"
+    ),
     "server.routes": (
-        "errors clock config protocols store tenants usage billing billing.stripe calls rows "
-        "gateway"
+        "errors clock config protocols store tenants usage billing billing.stripe observing calls "
+        "rows gateway"
     ),
     "server.app": "errors routes",
     "server.listening": "errors config",
     "server.lifecycle": (
-        "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
-        "calls gateway routes app listening"
+        "errors secret clock logs config store presets billing billing.stripe upstream "
+        "upstream.demo observing calls gateway routes app listening"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
     "gatewayctl.spans": "exits",
-    "gatewayctl.reach": "config",
+    "gatewayctl.reach": "secret config",
     "gatewayctl.session": "config store output exits",
     "gatewayctl.options": "errors store exits session",
     "gatewayctl.welcome": "billing",
@@ -60,8 +64,9 @@ ROWS = {
     "gatewayctl.serving": "config store lifecycle output exits session ending",
     "gatewayctl.syncing": "clock config store billing.stripe exits session",
     "gatewayctl.commands": (
-        "errors clock config protocols store routing presets tenants usage billing upstream.demo "
-        "lifecycle output exits spans reach session options welcome bootstrap serving syncing"
+        "errors secret clock config protocols store routing presets tenants usage billing "
+        "upstream.demo lifecycle output exits spans reach session options welcome bootstrap "
+        "serving syncing"
     ),
     "gatewayctl.main": "output exits session options ending",
 }

@@ -19,6 +19,7 @@ from server.config.load import Settings, resolve_reference
 from server.config.schema import Config, Price
 from server.errors import StoreUnavailable
 from server.routing.catalog import unknown_model
+from server.secret import Secret
 from server.store.db import open_database
 from server.store.problems import StoreError, translated
 
@@ -88,11 +89,12 @@ def _reach_all(settings: Settings) -> list[Reach]:
         upstream = config.upstreams[name]
         headers = {each: _resolve(settings, value) for each, value in upstream.headers.items()}
         present = {each: value for each, value in headers.items() if value is not None}
-        reached.append(reach(name, upstream, _resolve(settings, upstream.api_key), present))
+        there = structs.replace(upstream, proxy=_resolve(settings, upstream.proxy))
+        reached.append(reach(name, there, _resolve(settings, upstream.api_key), present))
     return reached
 
 
-def _resolve(settings: Settings, value: str | None) -> str | None:
+def _resolve(settings: Settings, value: Secret | None) -> Secret | None:
     return resolve_reference(value, environ=os.environ, folder=settings.folder)
 
 

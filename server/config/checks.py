@@ -14,6 +14,7 @@ from server.config.convert import suggestion
 from server.config.document import KeyPath
 from server.config.references import is_malformed, is_reference, without_references
 from server.config.schema import Config, Model, Price, Server, Stripe, Upstream
+from server.secret import Secret
 
 Problem = tuple[KeyPath, str]
 
@@ -92,16 +93,16 @@ def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]
     yield from _compat((*path, "compat"), upstream)
     for header, value in upstream.headers.items():
         yield from _header((*path, "headers", header), header, value)
-    if upstream.proxy is not None and not is_reference(upstream.proxy):
-        yield from _proxy((*path, "proxy"), upstream.proxy)
+    if upstream.proxy is not None and not is_reference(upstream.proxy.reveal()):
+        yield from _proxy((*path, "proxy"), upstream.proxy.reveal())
 
 
-def _header(path: KeyPath, name: str, value: str) -> Iterator[Problem]:
+def _header(path: KeyPath, name: str, value: Secret) -> Iterator[Problem]:
     if not _HEADER_NAME.fullmatch(name):
         yield path, "is not a header name"
     if name.lower() in _OWN_HEADERS:
         yield path, "is set by the gateway and cannot be configured"
-    if not _HEADER_VALUE.fullmatch(value):
+    if not _HEADER_VALUE.fullmatch(value.reveal()):
         yield path, "must be one line of ASCII characters"
     yield from _secret(path, value)
 
@@ -166,8 +167,8 @@ def _known(path: KeyPath, name: str, known: Collection[str], what: str) -> Itera
         yield path, f"`{name}` is not the name of {what}{suggestion(name, known)}"
 
 
-def _secret(path: KeyPath, value: str | None) -> Iterator[Problem]:
-    if value is not None and is_malformed(value):
+def _secret(path: KeyPath, value: Secret | None) -> Iterator[Problem]:
+    if value is not None and is_malformed(value.reveal()):
         yield path, "has `${` but is not a reference; write ${NAME}"
 
 

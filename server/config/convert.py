@@ -9,11 +9,14 @@ import msgspec
 
 from server.config.document import Document, KeyPath, Value
 from server.errors import ConfigError
+from server.secret import Secret
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 
+_TEXT = "text, in quotes where it looks like a number"
 _DESCRIPTIONS: dict[object, str] = {
-    str: "text, in quotes where it looks like a number",
+    str: _TEXT,
+    Secret: _TEXT,
     int: "a whole number",
     bool: "true or false",
     dict: "a mapping (`key: value` lines)",
@@ -28,7 +31,7 @@ def convert(document: Document, kind: type[_S]) -> _S:
         ConfigError: the first part that does not fit, by its exact key path and line.
     """
     try:
-        return msgspec.convert(document.value, kind)
+        return msgspec.convert(document.value, kind, dec_hook=_as_secret)
     except msgspec.ValidationError as exc:
         # msgspec hides dict keys in its paths (`[...]`), so the part is looked for again.
         raise _locate(document, (), document.value, kind) from exc
@@ -38,6 +41,12 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     """Say `; did you mean …?` where something in `choices` is near `name`, else nothing."""
     near = get_close_matches(name, list(choices), n=3)
     return f"; did you mean {' or '.join(f'`{each}`' for each in near)}?" if near else ""
+
+
+def _as_secret(kind: type, value: Any) -> Secret:
+    if kind is not Secret or not isinstance(value, str):
+        raise TypeError  # which msgspec makes a ValidationError
+    return Secret(value)
 
 
 def _locate(document: Document, path: KeyPath, value: Value, kind: Any) -> ConfigError:
@@ -50,7 +59,7 @@ def _locate(document: Document, path: KeyPath, value: Value, kind: Any) -> Confi
             return document.error((*path, unknown[0]), message)
     for key, part, part_kind in _parts(value, kind):
         try:
-            msgspec.convert(part, part_kind)
+            msgspec.convert(part, part_kind, dec_hook=_as_secret)
         except msgspec.ValidationError:
             return _locate(document, (*path, key), part, part_kind)
     return document.error(path, _complaint(value, kind))

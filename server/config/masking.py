@@ -9,8 +9,7 @@ import msgspec
 from server.config.document import dotted
 from server.config.references import has_reference, is_reference
 from server.config.schema import Config
-
-MASK = "***"
+from server.secret import MASK, Secret
 
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://).*(?=@)")
@@ -18,7 +17,7 @@ _USERINFO = re.compile(r"(?<=://).*(?=@)")
 
 def masked(config: Config) -> dict[str, Any]:
     """Give `config` as plain values, every literal secret as `***`."""
-    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config))
+    tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config, enc_hook=Secret.reveal))
     for upstream in tree["upstreams"].values():
         upstream["api_key"] = _mask(upstream["api_key"])
         upstream["proxy"] = _mask_userinfo(upstream["proxy"])
@@ -44,8 +43,8 @@ def literal_secrets(config: Config) -> Iterator[str]:
             yield dotted(("stripe", "webhook_secrets", at))
 
 
-def _is_literal(value: str | None) -> bool:
-    return bool(value) and not has_reference(str(value))
+def _is_literal(value: Secret | None) -> bool:
+    return value is not None and bool(value) and not has_reference(value.reveal())
 
 
 def _mask(value: str | None) -> str | None:

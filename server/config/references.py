@@ -5,24 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from server.errors import ConfigError
+from server.secret import Secret
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _FILE = "file:"
 
 
-def resolve_reference(value: str | None, *, environ: Mapping[str, str], folder: Path) -> str | None:
-    """Look up `value`: text with `${ENV}` in it, `file:PATH` from `folder`, or a literal.
+def resolve_reference(
+    reference: Secret | None, *, environ: Mapping[str, str], folder: Path
+) -> Secret | None:
+    """Look up `reference`: text with `${ENV}` in it, `file:PATH` from `folder`, or a literal.
 
     None where it resolves to nothing: a variable that is unset or empty, a missing or empty file.
 
     Raises:
         ConfigError: the file is there but cannot be read, or the secret has a control character.
     """
-    if not value:
+    if not reference:
         return None
-    names = _VARIABLE.findall(value)
-    if not all(environ.get(name) for name in names):
+    value = reference.reveal()
+    if not all(environ.get(name) for name in variables(value)):
         return None
     secret = _VARIABLE.sub(lambda match: environ[match[1]], value)
     if value.startswith(_FILE):
@@ -31,7 +34,12 @@ def resolve_reference(value: str | None, *, environ: Mapping[str, str], folder: 
         # It would split a request header in two.
         shown = value if is_reference(value) else "a secret"
         raise ConfigError(f"{shown} has a line break or control character")
-    return secret or None
+    return Secret(secret) if secret else None
+
+
+def variables(value: str) -> list[str]:
+    """Name the environment variables that `value` refers to."""
+    return _VARIABLE.findall(value)
 
 
 def has_reference(value: str) -> bool:

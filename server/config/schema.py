@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from server.secret import Secret
+
 PRICE_PATTERN = r"^(0|[1-9][0-9]{0,5})(\.[0-9]{1,6})?\Z"
 
 Decimal = Annotated[
@@ -71,9 +73,10 @@ class Server(Section, frozen=True):
 
 
 class Log(Section, frozen=True):
-    """The rotated log file, relative to the config."""
+    """The rotated log files, relative to the config: the server's own, and one of requests."""
 
     file: Text = "gateway.log"
+    access: Text | None = "access.log"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -109,13 +112,13 @@ class Compat(Section, frozen=True):
 
 
 class Upstream(Section, frozen=True):
-    """A provider endpoint; `api_key` and header values may be references."""
+    """A provider endpoint; whatever is a `Secret` here may be a reference to one."""
 
     protocol: Literal["anthropic", "openai", "demo"]
     base_url: str | None = None
-    api_key: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    proxy: str | None = None
+    api_key: Secret | None = None
+    headers: dict[str, Secret] = field(default_factory=dict)
+    proxy: Secret | None = None
     timeouts: Timeouts = Timeouts()
     compat: Compat = Compat()
 
@@ -225,8 +228,8 @@ class QuotaWeights(Section, frozen=True):
 class Stripe(Section, frozen=True):
     """Stripe's secrets, usually references; what resolves to nothing is not configured."""
 
-    secret_key: str | None = "${STRIPE_SECRET_KEY}"  # noqa: S105 - a reference, not a secret
-    webhook_secrets: tuple[str, ...] = ("${STRIPE_WEBHOOK_SECRET}",)
+    secret_key: Secret | None = Secret("${STRIPE_SECRET_KEY}")
+    webhook_secrets: tuple[Secret, ...] = (Secret("${STRIPE_WEBHOOK_SECRET}"),)
     api_base: str | None = None
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from msgspec import Struct
 from server.config.schema import Target, Timeouts, Upstream
 from server.errors import GatewayError, InvalidRequest
 from server.protocols import UPSTREAM_PROTOCOLS, Protocol
+from server.secret import Secret
 from server.upstream.connection import Head, Origin, StaleConnectionError
 from server.upstream.pool import Pool
 from server.upstream.relay import Relay
@@ -34,12 +35,15 @@ _SAFE_VALUE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,4095}").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A configured upstream, ready to be called; `heads` is the fixed part of a request's head."""
+    """A configured upstream, ready to be called.
+
+    `heads` is the fixed part of a request's head: with the key, so it is never printed.
+    """
 
     origin: Origin
     timeouts: Timeouts
-    heads: Mapping[Protocol, bytes]
-    proxy: str | None
+    heads: Mapping[Protocol, bytes] = field(repr=False)
+    proxy: Secret | None
 
 
 class Dispatch(Struct, frozen=True):
@@ -74,12 +78,12 @@ def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
             "accept-encoding: identity",
             "content-type: application/json",
             f"user-agent: {USER_AGENT}",
-            *(f"{name.lower()}: {value}" for name, value in upstream.headers.items()),
+            *(f"{name.lower()}: {value.reveal()}" for name, value in upstream.headers.items()),
         ]
         if api_key and protocol is Protocol.ANTHROPIC:
-            lines.append(f"x-api-key: {api_key}")
+            lines.append(f"x-api-key: {api_key.reveal()}")
         elif api_key:
-            lines.append(f"authorization: Bearer {api_key}")
+            lines.append(f"authorization: Bearer {api_key.reveal()}")
         heads[protocol] = "\r\n".join(lines).encode("latin-1")
     origin = Origin(parts.hostname or "", port, tls)
     return Endpoint(origin, upstream.timeouts, heads, upstream.proxy)
@@ -165,10 +169,10 @@ class UpstreamClient:
             relay.detach()
 
 
-def _proxied_pool(proxy: str, direct: Pool) -> "ProxiedPool":
+def _proxied_pool(proxy: Secret, direct: Pool) -> "ProxiedPool":
     from server.upstream.proxied import ProxiedPool  # httpx: 2 MB that most gateways never need
 
-    return ProxiedPool(proxy, direct.ssl_context())
+    return ProxiedPool(proxy.reveal(), direct.ssl_context())
 
 
 def _head(endpoint: Endpoint, dispatch: Dispatch) -> bytes:

@@ -1,6 +1,7 @@
 import pytest
 
 from server.config.load import load
+from server.secret import Secret
 
 URL = "must be an http:// or https:// URL"
 PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@host:port"
@@ -178,7 +179,7 @@ def test_near_names_are_offered(refusal):
 def test_a_proxy_may_be_an_address_or_a_reference(write, proxy):
     text = f'upstreams: {{a: {{protocol: demo, proxy: "{proxy}"}}}}\nmodels: {{}}\n'
 
-    assert load(write(text)).config.upstreams["a"].proxy == proxy
+    assert load(write(text)).config.upstreams["a"].proxy == Secret(proxy)
 
 
 def test_factors_that_could_make_a_bill_too_large_to_store_are_refused(refusal, write):

@@ -6,6 +6,7 @@ import pytest
 
 from server.config import schema
 from server.config.load import example_text, load, upstream_key_problems
+from server.secret import Secret
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +55,7 @@ def test_the_examples_commented_settings_can_be_switched_on(write):
     assert loaded.config.upstreams["anthropic"] == schema.Upstream(
         protocol="anthropic",
         base_url="https://api.anthropic.com",
-        api_key="${ANTHROPIC_API_KEY}",
+        api_key=Secret("${ANTHROPIC_API_KEY}"),
     )
     targets = {
         name: [target.model for target in model.targets[1:]]

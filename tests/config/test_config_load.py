@@ -15,6 +15,7 @@ from server.config.load import (
 )
 from server.config.schema import Auto, Billing, Log, QuotaWeights, Server, Stripe, Timeouts
 from server.errors import ConfigError
+from server.secret import Secret
 
 
 def test_the_smallest_config_gets_every_default(load_minimal):
@@ -30,7 +31,7 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         "tls": None,
         "metrics": "loopback",
     }
-    assert config.log == Log(file="gateway.log", level="info")
+    assert config.log == Log(file="gateway.log", access="access.log", level="info")
     assert (config.database, config.presets) == ("gateway.db", "presets")
     assert config.upstreams["demo"].timeouts == Timeouts(
         connect_s=5, first_byte_s=600, idle_s=300, write_s=30
@@ -49,8 +50,8 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         input="1", output="1", cache_read="0.1", cache_write="1.25"
     )
     assert config.stripe == Stripe(
-        secret_key="${STRIPE_SECRET_KEY}",
-        webhook_secrets=("${STRIPE_WEBHOOK_SECRET}",),
+        secret_key=Secret("${STRIPE_SECRET_KEY}"),
+        webhook_secrets=(Secret("${STRIPE_WEBHOOK_SECRET}"),),
         api_base=None,
     )
 

@@ -2,8 +2,15 @@ import pytest
 
 from server.config.references import resolve_reference
 from server.errors import ConfigError
+from server.secret import Secret
 
 ENVIRON = {"KEY": "sk-fake", "EMPTY": "", "DIR": "keys"}
+
+
+def _revealed(value, environ, folder):
+    reference = None if value is None else Secret(value)
+    found = resolve_reference(reference, environ=environ, folder=folder)
+    return found and found.reveal()
 
 
 @pytest.mark.parametrize(
@@ -24,7 +31,7 @@ ENVIRON = {"KEY": "sk-fake", "EMPTY": "", "DIR": "keys"}
     ],
 )
 def test_a_reference_is_looked_up_or_resolves_to_nothing(tmp_path, value, resolved):
-    assert resolve_reference(value, environ=ENVIRON, folder=tmp_path) == resolved
+    assert _revealed(value, ENVIRON, tmp_path) == resolved
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_a_reference_is_looked_up_or_resolves_to_nothing(tmp_path, value, resolv
 def test_a_file_reference_gives_the_file_without_its_last_line_break(tmp_path, content, resolved):
     (tmp_path / "key.txt").write_bytes(content)
 
-    assert resolve_reference("file:key.txt", environ={}, folder=tmp_path) == resolved
+    assert _revealed("file:key.txt", {}, tmp_path) == resolved
 
 
 def test_a_file_reference_may_be_absolute_or_name_a_folder_by_variable(tmp_path):
@@ -50,7 +57,7 @@ def test_a_file_reference_may_be_absolute_or_name_a_folder_by_variable(tmp_path)
     (tmp_path / "keys" / "a").write_text("sk-fake\n")
 
     for value in (f"file:{tmp_path}/keys/a", "file:${DIR}/a", "file:keys/a"):
-        assert resolve_reference(value, environ=ENVIRON, folder=tmp_path) == "sk-fake"
+        assert _revealed(value, ENVIRON, tmp_path) == "sk-fake"
 
 
 @pytest.mark.parametrize("content", ["two\nlines\n", "a\x00b", "sk\n\n"])
@@ -58,12 +65,12 @@ def test_a_secret_that_would_split_a_header_is_refused_without_showing_it(tmp_pa
     (tmp_path / "key.txt").write_text(content)
 
     with pytest.raises(ConfigError, match=r"^file:key\.txt has a line break or control character$"):
-        resolve_reference("file:key.txt", environ={}, folder=tmp_path)
+        _revealed("file:key.txt", {}, tmp_path)
 
 
 def test_a_literal_that_would_split_a_header_is_not_shown(tmp_path):
     with pytest.raises(ConfigError, match=r"^a secret has a line break or control character$"):
-        resolve_reference("sk-fake\r\nx: y", environ={}, folder=tmp_path)
+        _revealed("sk-fake\r\nx: y", {}, tmp_path)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_not_a_missing_key(tmp_path):
@@ -71,6 +78,6 @@ def test_a_file_that_cannot_be_read_is_an_error_and_not_a_missing_key(tmp_path):
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
 
     with pytest.raises(ConfigError, match="folder: cannot be read: Is a directory"):
-        resolve_reference("file:folder", environ={}, folder=tmp_path)
+        _revealed("file:folder", {}, tmp_path)
     with pytest.raises(ConfigError, match="binary: is not UTF-8 text"):
-        resolve_reference("file:binary", environ={}, folder=tmp_path)
+        _revealed("file:binary", {}, tmp_path)

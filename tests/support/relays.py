@@ -12,6 +12,7 @@ from server.config.schema import Target, Upstream
 from server.errors import GatewayError
 from server.protocols import Protocol
 from server.protocols.by_protocol import METER
+from server.secret import Secret
 from server.upstream.client import Dispatch, UpstreamClient, endpoint_of
 from server.upstream.connection import Head
 from server.upstream.pool import Pool
@@ -49,9 +50,9 @@ def client_for(server, *, protocol="anthropic", proxy=None, timeouts=QUICK, ssl_
     provider = Upstream(
         protocol=protocol,
         base_url=server.url,
-        api_key="sk-fake-upstream-key",
-        headers={"X-Extra": "1"},
-        proxy=proxy,
+        api_key=Secret("sk-fake-upstream-key"),
+        headers={"X-Extra": Secret("1")},
+        proxy=None if proxy is None else Secret(proxy),
         timeouts=timeouts,
     )
     return UpstreamClient({"there": endpoint_of(provider, None)}, Pool(ssl_context))

@@ -9,6 +9,7 @@ from server.billing.stripe.client import Client
 from server.config.load import Settings, resolve_reference
 from server.config.schema import Tier
 from server.errors import BillingNotConfigured
+from server.secret import Secret
 from server.store.db import Store
 
 
@@ -20,7 +21,7 @@ class Account:
     store: Store
     tiers: Mapping[str, Tier]
     public_url: str | None
-    webhook_secrets: tuple[str, ...]
+    webhook_secrets: tuple[Secret, ...]
     is_live: bool
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -48,7 +49,7 @@ async def opened(
         ConfigError: a secret's file is there but cannot be used.
     """
 
-    def resolve(value: str | None) -> str | None:
+    def resolve(value: Secret | None) -> Secret | None:
         return resolve_reference(value, environ=environ, folder=settings.folder)
 
     config = settings.config
@@ -62,8 +63,8 @@ async def opened(
         store=store,
         tiers=config.tiers,
         public_url=config.server.public_url,
-        webhook_secrets=tuple(secret for secret in secrets if secret and not secret.isspace()),
-        is_live="_live_" in key,
+        webhook_secrets=tuple(each for each in secrets if each and not each.reveal().isspace()),
+        is_live="_live_" in key.reveal(),
     )
     try:
         yield account

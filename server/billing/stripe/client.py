@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from server.errors import Internal, Unavailable, UpstreamError
+from server.secret import Secret
 
 if TYPE_CHECKING:
     import stripe
@@ -41,7 +42,7 @@ class Refused(Internal):
 class Client:
     """The calls that the gateway makes. Each may raise as `translated` does."""
 
-    def __init__(self, key: str, api_base: str | None = None) -> None:
+    def __init__(self, key: Secret, api_base: str | None = None) -> None:
         import httpx
         import stripe
 
@@ -49,7 +50,7 @@ class Client:
         stripe.enable_telemetry = False
         self._http = stripe.HTTPXClient(timeout=httpx.Timeout(TIMEOUT_S, connect=CONNECT_S))
         self._v1 = stripe.StripeClient(
-            key,
+            key.reveal(),
             base_addresses={} if api_base is None else {"api": api_base},
             http_client=self._http,
             max_network_retries=RETRIES,  # the SDK's own default is none

@@ -9,6 +9,7 @@ import msgspec
 from server import clock
 from server.billing.stripe.client import Fields
 from server.errors import InvalidRequest, Unavailable
+from server.secret import Secret
 
 TOLERANCE_S = 300
 LONGEST_ID = 255
@@ -61,7 +62,7 @@ class Event:
     about: tuple[str, str] | None
 
 
-def verified(body: bytes, header: str | None, secrets: Sequence[str], now: datetime) -> Event:
+def verified(body: bytes, header: str | None, secrets: Sequence[Secret], now: datetime) -> Event:
     """Read a webhook that one of `secrets` has signed within five minutes of `now`.
 
     Raises:
@@ -114,13 +115,15 @@ def _text(body: bytes) -> str:
         raise InvalidRequest("The webhook is not UTF-8 text.") from exc
 
 
-def _is_signed(text: str, header: str | None, secret: str) -> bool:
+def _is_signed(text: str, header: str | None, secret: Secret) -> bool:
     import stripe
 
     if header is None or not header.isascii():
         return False  # the SDK compares signatures with a function that takes only ASCII
     try:
-        return bool(stripe.WebhookSignature.verify_header(text, header, secret, TOLERANCE_S))
+        return bool(
+            stripe.WebhookSignature.verify_header(text, header, secret.reveal(), TOLERANCE_S)
+        )
     except stripe.SignatureVerificationError:
         return False
 
