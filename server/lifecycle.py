@@ -30,7 +30,6 @@ from server.config.load import Settings, resolve_reference, upstream_key_problem
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
-from server.observing.watch import Watch, watching
 from server.presets.load import Presets, load_presets
 from server.presets.watch import Watcher
 from server.routes.connection import Connection
@@ -154,18 +153,16 @@ async def running(
         migrate(settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
         stack.callback(logs.close_log, _open_log(settings))
-        watch = await _watch(stack, settings)
         demo_server = await _start_demo(stack, settings, demo_options)
         client = _client(settings, environ, demo_server)
         stack.push_async_callback(client.close)
         store, rules = await _open_store(stack, settings, presets)
-        store.watch_commits(watch.commits.observe)
         instance_id = await _begin_instance(store, rules)
         stack.push_async_callback(_end_instance, store, instance_id)
-        gateway = Gateway(store, client, rules, instance_id, watch.feed)
+        gateway = Gateway(store, client, rules, instance_id)
         account = await stack.enter_async_context(stripe_account.opened(settings, environ, store))
         services = Services(
-            settings, store, gateway, clock.now(), watch, deadlines or Deadlines(), account
+            settings, store, gateway, clock.now(), deadlines or Deadlines(), account
         )
         reload = asyncio.create_task(_reload(services, watcher, reload_every_s))
         stack.push_async_callback(_stop_task, reload)
@@ -269,16 +266,6 @@ def _open_log(settings: Settings) -> logging.Handler:
             f"{settings.log_path} cannot be written ({exc.strerror})",
             file=settings.path,
             key="log.file",
-        ) from exc
-
-
-async def _watch(stack: AsyncExitStack, settings: Settings) -> Watch:
-    path = settings.access_log_path
-    try:
-        return await stack.enter_async_context(watching(path))
-    except OSError as exc:
-        raise ConfigError(
-            f"{path} cannot be written ({exc.strerror})", file=settings.path, key="log.access"
         ) from exc
 
 

@@ -73,10 +73,9 @@ class Server(Section, frozen=True):
 
 
 class Log(Section, frozen=True):
-    """The rotated log files, relative to the config: the server's own, and one of requests."""
+    """The rotated log file, relative to the config."""
 
     file: Text = "gateway.log"
-    access: Text | None = "access.log"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
