@@ -63,7 +63,7 @@ class _Mending:
     def __init__(self, *, has_repeats: bool) -> None:
         self._has_repeats = has_repeats
         self._own: dict[str, str] = {}  # of each id that the client knows, the newest of ours
-        self._given: set[str] = set()
+        self._given: dict[str, int] = {}  # and how often one was made of it
 
     def message(self, raw: Raw) -> bytes | None:
         """Mend one message; None where nothing of it is left."""
@@ -106,11 +106,10 @@ class _Mending:
         safe = own = _safe(ident)
         if block.type != "tool_use":
             return safe
-        again = 2
         while own in self._given:
-            own = f"{safe}_{again}"
-            again += 1
-        self._given.add(own)
+            self._given[safe] += 1
+            own = f"{safe}_{self._given[safe]}"
+        self._given[own] = 1
         self._own[ident] = own
         return own
 
