@@ -111,23 +111,25 @@ def claude(
 def cline(folder: Path, url: str, secret: str, prompt: str = TASK) -> Client:
     """Cline with its Anthropic provider at `url`."""
     model = "claude-sonnet-4-5"
-    settings = {"provider": "anthropic", "apiKey": secret, "model": model, "baseUrl": url}
+    settings = folder / ".cline/data/settings"
     provider = {
-        "settings": settings,
+        "settings": {
+            "provider": "anthropic",
+            "apiKey": secret,
+            "model": model,
+            "baseUrl": url,
+        },
         "updatedAt": "2026-11-22T00:00:00.000Z",
         "tokenSource": "manual",
     }
     _write(
-        folder / ".cline/data/settings/providers.json",
+        settings / "providers.json",
         {"version": 1, "lastUsedProvider": "anthropic", "providers": {"anthropic": provider}},
     )
-    settings = {
-        "CLINE_TELEMETRY_DISABLED": "1",
-        "CLINE_NO_AUTO_UPDATE": "1",
-        # Else it leaves a daemon behind, in a process group of its own, and later runs use it.
-        "CLINE_SESSION_BACKEND_MODE": "local",
-    }
-    return Client(folder, (_binary("cline"), "-P", "anthropic", "-m", model, prompt), settings)
+    _write(settings / "global-settings.json", {"telemetryOptOut": True, "autoUpdateEnabled": False})
+    # Else it leaves a daemon behind, in a process group of its own, and later runs use it.
+    environ = {"CLINE_SESSION_BACKEND_MODE": "local"}
+    return Client(folder, (_binary("cline"), "-P", "anthropic", "-m", model, prompt), environ)
 
 
 def opencode(folder: Path, url: str, secret: str, prompt: str = TASK, *, package: str) -> Client:
