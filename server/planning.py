@@ -15,6 +15,7 @@ from server.protocols.by_protocol import ESTIMATE, EXTRAS
 from server.protocols.compat import Compat, dropped
 from server.protocols.reading import read
 from server.protocols.translation import Translated, native_chat, native_messages, ways
+from server.protocols.translation.fitted_chat import fitted
 
 _APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
 _AUDIO = b'"audio"'
@@ -46,7 +47,8 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
         leaving = Translated(dict(native_messages.mended(tuned)), {})
     else:
         is_own = request.asked is not None
-        leaving = Translated(native_chat.mended(tuned, compat, is_own=is_own), {})
+        mended = native_chat.mended(tuned, compat, is_own=is_own)
+        leaving = Translated(fitted(mended, compat) if is_own else mended, {})
     streamed = request.stream or (
         _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
     )

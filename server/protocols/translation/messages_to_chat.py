@@ -6,13 +6,14 @@ may be, `cache_control` wherever it stands, `container`, `context_management`, `
 """
 
 from collections.abc import Mapping
-from typing import get_args
 
 import msgspec
 from msgspec import Raw
 
 from server.protocols.compat import Compat, Effort, dropped
 from server.protocols.translation import Translated
+from server.protocols.translation.efforts import EFFORTS, NONE, effort_members
+from server.protocols.translation.fitted_chat import SCHEMA_TOLD
 from server.protocols.translation.json_text import NULL, is_null, quoted, read
 from server.protocols.translation.messages_tools import Names, tool_fields
 from server.protocols.translation.messages_turns import messages
@@ -63,7 +64,6 @@ class _OutputConfig(msgspec.Struct):
 _THINKING = msgspec.json.Decoder(_Thinking)
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig)
 _INT = msgspec.json.Decoder(int)
-_EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 
 def _kept(fields: Mapping[str, Raw], names: Mapping[str, str]) -> dict[str, Raw]:
@@ -91,32 +91,21 @@ def _layout(fields: Mapping[str, Raw], compat: Compat) -> tuple[dict[str, Raw], 
     if compat.json_schema:
         wrapped = b'{"name":"output","schema":%b,"strict":true}' % schema
         return {"response_format": Raw(b'{"type":"json_schema","json_schema":%b}' % wrapped)}, None
-    told = "Answer with one JSON object and nothing else, valid under this JSON schema:\n"
-    return {"response_format": Raw(b'{"type":"json_object"}')}, quoted(told + schema.decode())
+    told = quoted(SCHEMA_TOLD + schema.decode())
+    return {"response_format": Raw(b'{"type":"json_object"}')}, told
 
 
 def _reasoning(fields: Mapping[str, Raw], compat: Compat, *, has_tools: bool) -> dict[str, Raw]:
     """Give the members that say how much to reason; none where nothing was asked."""
-    if compat.effort_with_tools is not None and has_tools:
-        return {"reasoning_effort": Raw(quoted(compat.effort_with_tools))}
     raw = fields.get("thinking", NULL)
     thinking = _Thinking("adaptive") if is_null(raw) else read(raw, _THINKING, "thinking")
-    if thinking.type == "disabled":
-        if compat.reasoning_off == "reasoning_effort":
-            return {"reasoning_effort": Raw(b'"none"')}
-        if compat.reasoning_off == "thinking":
-            return {"thinking": Raw(b'{"type":"disabled"}')}
-        return {}
-    effort = _effort(fields, thinking)
-    if effort is None or not compat.reasoning_effort:
-        return {}
-    highest = _EFFORTS.index(compat.max_effort)
-    return {"reasoning_effort": Raw(quoted(_EFFORTS[min(_EFFORTS.index(effort), highest)]))}
+    asked = NONE if thinking.type == "disabled" else _effort(fields, thinking)
+    return effort_members(asked, compat, has_tools=has_tools)
 
 
 def _effort(fields: Mapping[str, Raw], thinking: _Thinking) -> Effort | None:
     asked = bytes(_output_config(fields).effort)
-    for effort in _EFFORTS:
+    for effort in EFFORTS:
         if asked == quoted(effort):
             return effort
     if thinking.budget_tokens is None:
