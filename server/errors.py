@@ -40,6 +40,7 @@ class GatewayError(Exception):
     Put secrets, upstream bodies and stack detail in the log, never in the message.
     `param` names the request field at fault (OpenAI's `param`), `retry_after_s` becomes the
     `retry-after` header, and `headers` go out with the answer: a provider's limits, say.
+    `details` is the `error.details` that Anthropic's SDK chooses its exceptions by.
     """
 
     status: ClassVar[int] = 500
@@ -47,10 +48,16 @@ class GatewayError(Exception):
     retriable: ClassVar[bool] = False
 
     def __init__(
-        self, message: str, *, param: str | None = None, retry_after_s: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        details: Mapping[str, object] | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
+        self.details = details
         self.retry_after_s = retry_after_s
         self.headers: dict[str, str] = {}
 
@@ -188,6 +195,8 @@ class UpstreamError(GatewayError):
 class UpstreamRefused(UpstreamError):
     """The provider's own 400, 413 or 429: its status, wording and details are kept.
 
+    Of its 404s and 409s only those about a thread, from which Anthropic's SDK recovers.
+
     Clients match the wording ("prompt is too long: N tokens > M maximum") to recover, so the
     message is the provider's, word for word. `details` is its `error.details`, if it sent one.
     `spoken` is the protocol of which `kind` is a word.
@@ -205,12 +214,11 @@ class UpstreamRefused(UpstreamError):
         details: Mapping[str, object] | None = None,
         retry_after_s: int | None = None,
     ) -> None:
-        super().__init__(message, param=param, retry_after_s=retry_after_s)
+        super().__init__(message, param=param, details=details, retry_after_s=retry_after_s)
         self.upstream_status = upstream_status
         self.kind = kind
         self.spoken = spoken
         self.upstream_code = code
-        self.details = details
 
     @property
     def http_status(self) -> int:
@@ -265,4 +273,10 @@ class ConfigError(Exception):
         self.line = line
 
 
-_REFUSED = {400: "invalid_request", 413: "request_too_large", 429: "rate_limited"}
+_REFUSED = {
+    400: "invalid_request",
+    404: "not_found",
+    409: "conflict",
+    413: "request_too_large",
+    429: "rate_limited",
+}

@@ -33,8 +33,8 @@ def anthropic(err: GatewayError, request_id: str) -> dict[str, Any]:
         own = _kind(err, Protocol.ANTHROPIC)
         if own is not None and own.endswith(("_error", "_too_large")):
             error["type"] = own
-        if err.details is not None:
-            error["details"] = err.details
+    if err.details is not None:
+        error["details"] = err.details
     return {"type": "error", "error": error, "request_id": request_id}
 
 
@@ -47,8 +47,8 @@ def openai(err: GatewayError) -> dict[str, Any]:
     if isinstance(err, UpstreamRefused):
         error["type"] = _kind(err, Protocol.OPENAI) or kind
         error["code"] = err.upstream_code or err.reason
-        if err.details is not None:
-            error["details"] = err.details
+    if err.details is not None:
+        error["details"] = err.details
     return {"error": error}
 
 
@@ -90,14 +90,15 @@ def from_upstream(
 ) -> GatewayError:
     """Turn a provider's error answer into ours.
 
-    400, 413 and 429 keep status and wording, which clients match to recover; anything like a
-    secret in them is masked. All else gets a sentence of our own, for the provider's may name
-    keys and hosts. `headers` has lower-case names, or does not mind case.
+    400, 413 and 429 keep status and wording, which clients match to recover, and so do 404 and
+    409 about a thread; anything like a secret in them is masked. All else gets a sentence of our
+    own, for the provider's may name keys and hosts. `headers` has lower-case names, or does not
+    mind case.
     """
     wait_s = _retry_after_s(headers.get("retry-after"))
     if status == 400 and _UNPAID in body.lower():
         status = 402
-    if status in _REFUSALS:
+    if status in _REFUSALS or (status in (404, 409) and _ABOUT_THREAD.search(body)):
         refusal = _refusal(status, body, protocol, wait_s)
         if refusal is not None:
             return refusal
@@ -167,6 +168,7 @@ _SENTENCES = {
     403: f"The provider did not allow the gateway's API key to do this; {_OPERATOR}.",
     404: f"The provider does not know the model or path that was asked for; {_OPERATOR}.",
 }
+_ABOUT_THREAD = re.compile(rb'"error_code"\s*:\s*"thread_')
 _SECRET = re.compile(
     rb"(?<![A-Za-z0-9])(?:(?:sk|pk|rk)-[\w*.-]{6,}|gwk_\w+|(?i:bearer) +[\w.~+/*-]{8,}=*)"
 )

@@ -521,6 +521,35 @@ def test_what_would_need_a_stored_response_is_refused_by_name(tmp_path):
     assert (rows, provider.tee.requests) == ([], [])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_runner_and_a_thread_go_on_where_nobody_keeps_threads(tmp_path, stream):
+    """Else a Chat upstream would be sent no more than the last turn."""
+    written = []
+
+    @anthropic.beta_async_tool
+    async def write_file(path: str, content: str) -> str:
+        """Write a file."""
+        written.append((path, content))
+        return "ok"
+
+    async def scenario(messages, chat):
+        del chat
+        asked = {"model": "auto", "max_tokens": 2000, "messages": TASK, "tools": [write_file]}
+        last = None
+        async for each in messages.beta.messages.tool_runner(**asked, stream=stream):
+            last = await each.get_final_message() if stream else each
+        thread = messages.beta.messages.thread(model="auto", max_tokens=2000)
+        for _ in range(3):
+            await thread.send(*HELLO)
+        return last
+
+    last, rows, provider = on(tmp_path, "openai", scenario)
+
+    assert written == [("hello.txt", "hi")]
+    assert last.content[0].text == "Done: hello.txt created."
+    assert [len(sent(provider, at)["messages"]) for at in range(len(rows))] == [1, 3, 1, 3, 5]
+
+
 # The clients themselves
 
 

@@ -141,6 +141,26 @@ def test_an_anthropic_refusal_keeps_wording_type_and_details():
     assert envelopes.openai(err)["error"]["details"] == body["error"]["details"]
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "code"),
+    [
+        (404, "not_found_error", "thread_not_found"),
+        (409, "conflict_error", "thread_already_continued"),
+    ],
+)
+def test_what_anthropic_says_of_a_thread_is_kept(status, kind, code):
+    """Its SDK then sends the whole conversation; of a 502 it would know nothing."""
+    error = {"type": kind, "message": "No.", "details": {"error_code": code}}
+    body = json.dumps({"type": "error", "error": error}).encode()
+
+    err = envelopes.from_upstream(status, {}, body, Protocol.ANTHROPIC)
+    other = envelopes.from_upstream(status, {}, body.replace(b"thread_", b"x_"), Protocol.ANTHROPIC)
+
+    assert err.http_status == status
+    assert envelopes.anthropic(err, "req_ours")["error"] == error
+    assert other.http_status == 502
+
+
 def test_an_openai_refusal_keeps_wording_type_param_and_code():
     body = {
         "error": {

@@ -2,7 +2,8 @@
 
 What is not named here stays behind: `metadata`, whose `user_id` is longer than OpenAI's `user`
 may be, `cache_control` wherever it stands, `container`, `context_management`, `diagnostics`,
-`inference_geo`, `mcp_servers`, `service_tier`, `speed`, and all that is yet to come.
+`inference_geo`, `mcp_servers`, `service_tier`, `speed`, and all that is yet to come. To go on
+with a `thread` is refused: the rest of the conversation is in a provider's store.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw
 
+from server.errors import NotFound
 from server.protocols.compat import Compat, Effort, dropped
 from server.protocols.translation import Translated
 from server.protocols.translation.efforts import EFFORTS, NONE, effort_members
@@ -29,7 +31,9 @@ def request(fields: Mapping[str, Raw], compat: Compat) -> Translated:
 
     Raises:
         InvalidRequest: something cannot be read, or cannot be sent to such a server.
+        NotFound: it goes on with a thread.
     """
+    _refuse_thread(fields)
     names = Names()
     tools = tool_fields(fields, compat, names)
     layout, instruction = _layout(fields, compat)
@@ -47,6 +51,10 @@ def request(fields: Mapping[str, Raw], compat: Compat) -> Translated:
     return Translated(dropped(sent, compat), names.changed)
 
 
+class _Thread(msgspec.Struct):
+    type: str
+
+
 class _Thinking(msgspec.Struct):
     type: str
     budget_tokens: int | None = None
@@ -61,9 +69,25 @@ class _OutputConfig(msgspec.Struct):
     format: _Format | None = None
 
 
+_THREAD = msgspec.json.Decoder(_Thread)
 _THINKING = msgspec.json.Decoder(_Thinking)
 _OUTPUT_CONFIG = msgspec.json.Decoder(_OutputConfig)
 _INT = msgspec.json.Decoder(int)
+
+
+def _refuse_thread(fields: Mapping[str, Raw]) -> None:
+    """Refuse to go on with a thread, in the words on which Anthropic's SDK sends all of it again.
+
+    Its tool runner asks for threads; the second time it does without them (SDK 2.12, 2026-11).
+    """
+    if is_null(raw := fields.get("thread", NULL)):
+        return
+    if read(raw, _THREAD, "thread").type == "continue":
+        raise NotFound(
+            "This model's provider keeps no threads; send the whole conversation.",
+            param="thread",
+            details={"error_code": "thread_not_found"},
+        )
 
 
 def _kept(fields: Mapping[str, Raw], names: Mapping[str, str]) -> dict[str, Raw]:
