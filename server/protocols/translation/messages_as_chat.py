@@ -16,6 +16,7 @@ from server.protocols.envelopes import OPENAI_PING
 from server.protocols.translation import Context
 from server.protocols.translation.messages_parts import (
     Block,
+    Idents,
     arguments_of,
     chat_usage,
     encrypted_reasoning,
@@ -70,6 +71,7 @@ class MessagesAsChat:
         self._begin_delta = self._begin_chunk + b'{"index":0,"delta":{'
         self._end_delta = b'},"logprobs":null,"finish_reason":null}' + self._end_chunk
         self._meter = MessagesMeter()
+        self._idents = Idents(context)
         self._thinking_tokens: int | None = None
         self._open: dict[int, _Thinking | _Call] = {}
         self._has_begun = self._has_content = False
@@ -84,6 +86,8 @@ class MessagesAsChat:
             except (ValueError, RecursionError):
                 continue
             if event.type == "content_block_delta":
+                if not self._has_begun:
+                    chunks += self._begin()
                 chunks.append(self._take_delta(event.index, event.delta))
             else:
                 chunks += self._take_other(event, piece)
@@ -148,10 +152,11 @@ class MessagesAsChat:
                 return [self._think(index, _quoted(block.thinking))]
             case "redacted_thinking":
                 return [self._detail(encrypted_reasoning(block.data))]
-            case "tool_use":
+            case "tool_use" if block.name:
                 number, self._calls = self._calls, self._calls + 1
                 self._open[index] = _Call(number, arguments_of(block))
-                return [self._call(number, tool_call(block, number, "", self._context))]
+                ident = self._idents.unique(block.id)
+                return [self._call(number, tool_call(block, ident, "", self._context))]
         return []
 
     def _say(self, text: bytes) -> bytes:

@@ -45,6 +45,21 @@ def read_block(raw: Raw) -> Block:
         return Block()
 
 
+class Idents:
+    """Ids of tool calls, unique in their answer."""
+
+    def __init__(self, context: Context) -> None:
+        self._stem = f"call_{context.ident}"
+        self._given: set[str] = set()
+
+    def unique(self, ident: str) -> str:
+        """Give `ident`, or a made one where it is empty or was given before."""
+        if not ident or ident in self._given:
+            ident = f"{self._stem}_{len(self._given)}"
+        self._given.add(ident)
+        return ident
+
+
 def envelope(kind: str, context: Context) -> dict[str, Any]:
     """Give what a completion and each of its chunks begin with."""
     return {
@@ -60,7 +75,7 @@ def message(blocks: Sequence[Block], context: Context) -> dict[str, Any]:
     text = "".join(block.text for block in blocks if block.type == "text")
     thinking = "".join(block.thinking for block in blocks if block.type == "thinking")
     details = [detail for block in blocks if (detail := _reasoning_detail(block))]
-    tools = [block for block in blocks if block.type == "tool_use"]
+    tools = [block for block in blocks if block.type == "tool_use" and block.name]
     said: dict[str, Any] = {
         "role": "assistant",
         "content": text or (None if tools else ""),
@@ -73,9 +88,10 @@ def message(blocks: Sequence[Block], context: Context) -> dict[str, Any]:
             {**detail, "index": index} for index, detail in enumerate(details)
         ]
     if tools:
+        idents = Idents(context)
         said["tool_calls"] = [
-            tool_call(block, number, arguments_of(block), context)
-            for number, block in enumerate(tools)
+            tool_call(block, idents.unique(block.id), arguments_of(block), context)
+            for block in tools
         ]
     return said
 
@@ -91,10 +107,9 @@ def encrypted_reasoning(data: str) -> dict[str, Any]:
     return {"type": "reasoning.encrypted", "data": data, "format": DETAILS_FORMAT}
 
 
-def tool_call(block: Block, number: int, arguments: str, context: Context) -> dict[str, Any]:
+def tool_call(block: Block, ident: str, arguments: str, context: Context) -> dict[str, Any]:
     """Give a tool_use block as a call, with the tool's name as the client knows it."""
     function = {"name": context.names.get(block.name, block.name), "arguments": arguments}
-    ident = block.id or f"call_{context.ident}_{number}"
     return {"id": ident, "type": "function", "function": function}
 
 

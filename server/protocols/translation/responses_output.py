@@ -78,7 +78,11 @@ class Output:
         return item
 
     def _take_details(self, raw: Raw) -> None:
-        for detail in _DETAILS.decode(raw):
+        try:
+            details = _DETAILS.decode(raw)
+        except (ValueError, RecursionError):
+            return
+        for detail in details:
             # One that is neither signed nor part of what is thought just now says nothing.
             if is_signed(detail) or (self._queue and isinstance(self._queue[-1], Reasoning)):
                 self._newest(Reasoning).add_detail(detail)

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
-from server.protocols.translation.json_text import NULL, is_null
+from server.protocols.translation.json_text import NULL, is_null, read
 
 MAX_NAME_LENGTH = 64
 
@@ -84,7 +84,7 @@ class Tools:
         Raises:
             InvalidRequest: it is of no known form, or wants what the gateway does not offer.
         """
-        chosen: Any = msgspec.json.decode(raw)
+        chosen: Any = read(raw, _ANY, "tool_choice")
         match chosen:
             case None | "auto" | "none" | "required":
                 return chosen
@@ -152,6 +152,7 @@ class _Item(Struct):
     execution: str | None = None
 
 
+_ANY = msgspec.json.Decoder(Any)
 _TOOLS = msgspec.json.Decoder(list[_Item] | None)
 _NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
 _UNFIT = re.compile(r"[^A-Za-z0-9_-]")

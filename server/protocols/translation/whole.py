@@ -127,7 +127,7 @@ def _beside_delta(data: bytes) -> dict[str, Raw]:
 def _written_block(block: Growing) -> bytes:
     members = block.written()
     fragments = members.pop("partial_json", b'""')
-    if fragments != b'""':
+    if fragments.startswith(b'"') and fragments != b'""':
         members["input"] = arguments.whole(_STRING.decode(fragments)).encode()
     return join(members)
 
