@@ -166,3 +166,13 @@ def test_reasoning_leaves_in_the_one_member_that_a_chat_server_has_for_it(left, 
     elif upstream == "deepseek":
         wanted = {"reasoning_content"}  # it wants one in every turn
     assert found == wanted
+
+
+@pytest.mark.parametrize("upstream", SERVERS)
+def test_what_codex_asks_for_leaves_in_the_servers_own_ways(left, upstream):
+    """It sends an effort and a cache key with every request; not all servers take them."""
+    sent = json.loads(left["codex", upstream][0])
+
+    efforts = {"vllm": "high", "deepseek": "high", "openrouter": "high"}
+    assert sent.get("reasoning_effort") == efforts.get(upstream)
+    assert ("prompt_cache_key" in sent) is (upstream != "generic")
