@@ -521,6 +521,20 @@ def test_what_would_need_a_stored_response_is_refused_by_name(tmp_path):
     assert (rows, provider.tee.requests) == ([], [])
 
 
+@each_upstream
+def test_a_form_without_a_schema_is_refused_in_the_clients_own_words(tmp_path, spoken):
+    async def scenario(messages, chat):
+        del messages
+        text = {"format": {"type": "json_schema", "name": "title"}}
+        with pytest.raises(openai.BadRequestError, match=r"text\.format has no schema") as caught:
+            await by_responses(chat, False, input="hello", text=text)
+        return caught.value.param
+
+    param, rows, _ = on(tmp_path, spoken, scenario)
+
+    assert (param, rows) == ("text.format", [])
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_tool_runner_and_a_thread_go_on_where_nobody_keeps_threads(tmp_path, stream):
     """Else a Chat upstream would be sent no more than the last turn."""

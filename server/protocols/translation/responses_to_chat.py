@@ -121,6 +121,8 @@ def _response_format(given: Mapping[str, Raw]) -> dict[str, Any]:
         return {}
     if layout.type != "json_schema":
         return {"response_format": {"type": layout.type}}
+    if is_null(layout.schema):
+        raise InvalidRequest("text.format has no schema.", param="text.format")
     members = {name: getattr(layout, name) for name in ("name", "description", "schema", "strict")}
     schema = {name: value for name, value in members.items() if not is_null(value)}
     return {"response_format": {"type": "json_schema", "json_schema": schema}}
