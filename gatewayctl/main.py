@@ -31,6 +31,7 @@ NOUNS = {
     "models": "Look at the models, and check their upstreams.",
     "config": "Find, check and show the configuration.",
     "db": "Migrate and check the database.",
+    "service": "Have systemd run the gateway.",
 }
 
 

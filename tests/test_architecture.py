@@ -52,6 +52,8 @@ ROWS = {
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
     "gatewayctl.spans": "exits",
+    "gatewayctl.systemd": "exits",
+    "gatewayctl.units": "config",
     "gatewayctl.reach": "secret config",
     "gatewayctl.session": "config store output exits",
     "gatewayctl.options": "errors store exits session",
@@ -63,7 +65,7 @@ ROWS = {
     "gatewayctl.commands": (
         "errors secret clock config protocols store routing presets tenants usage billing "
         "upstream.demo lifecycle output exits spans reach session options welcome bootstrap "
-        "serving syncing"
+        "serving syncing systemd units"
     ),
     "gatewayctl.main": "output exits session options ending",
 }

@@ -10,13 +10,14 @@ import platformdirs
 from server.config.checks import first_problem
 from server.config.convert import convert
 from server.config.document import read
-from server.config.masking import literal_secrets, masked
+from server.config.masking import environment_variables, literal_secrets, masked
 from server.config.references import resolve_reference
 from server.config.schema import Config
 from server.errors import ConfigError
 
 __all__ = [
     "Settings",
+    "environment_variables",
     "example_text",
     "find",
     "load",

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from server.config.document import dotted
-from server.config.references import has_reference, is_reference
+from server.config.references import has_reference, is_reference, variables
 from server.config.schema import Config
 from server.secret import MASK, Secret
 
@@ -41,6 +41,16 @@ def literal_secrets(config: Config) -> Iterator[str]:
     for at, secret in enumerate(config.stripe.webhook_secrets):
         if _is_literal(secret):
             yield dotted(("stripe", "webhook_secrets", at))
+
+
+def environment_variables(config: Config) -> tuple[str, ...]:
+    """Name the environment variables that `config` refers to, each once, in its order."""
+    found: list[Secret | None] = []
+    for upstream in config.upstreams.values():
+        found += (upstream.api_key, upstream.proxy, *upstream.headers.values())
+    found += (config.stripe.secret_key, *config.stripe.webhook_secrets)
+    names = (name for each in found if each is not None for name in variables(each.reveal()))
+    return tuple(dict.fromkeys(names))
 
 
 def _is_literal(value: Secret | None) -> bool:
