@@ -114,4 +114,4 @@ def test_content_of_another_type_is_left_for_the_upstream_to_judge(content):
 
 def test_a_block_that_cannot_be_read_is_the_clients_fault():
     with pytest.raises(InvalidRequest, match="messages cannot be read"):
-        mend({"role": "user", "content": [{"id": "a.b"}]})
+        mend({"role": "user", "content": [{"tool_use_id": "a.b"}]})
