@@ -11,7 +11,7 @@ from sanic.exceptions import PayloadTooLarge, SanicException, ServiceUnavailable
 
 from server import errors
 from server.errors import GatewayError
-from server.routes import billing, discovery, inference, tenant, wire
+from server.routes import billing, discovery, inference, metrics, tenant, wire
 from server.routes.head import CheckedRequest
 from server.routes.services import Services
 
@@ -48,7 +48,7 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
         }
     )
     app.ctx.services = services
-    for routes in (inference, discovery, tenant, billing):
+    for routes in (inference, discovery, tenant, billing, metrics):
         routes.register(app)
     app.error_handler.add(Exception, _on_error)
     app.error_handler.add(CancelledError, _on_cut)
@@ -58,7 +58,7 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
 def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
     """Answer whatever a handler, or Sanic before one, raised: the last resort."""
     error = _translated(request, exception)
-    return wire.refusal(request, error, wire.protocol_for(request))
+    return wire.refused(request, error, wire.protocol_for(request))
 
 
 def _on_cut(request: Request[Any, Any], _cancelled: BaseException) -> wire.Answer:

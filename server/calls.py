@@ -72,7 +72,10 @@ class Rules:
 
 
 class Call(Struct, frozen=True):
-    """An inference request as it came: who, on which route, with which headers and bytes."""
+    """An inference request as it came: who, on which route, with which headers and bytes.
+
+    `client` is the address that it came from, as far as proxies are trusted.
+    """
 
     caller: Caller
     protocol: Protocol
@@ -80,6 +83,7 @@ class Call(Struct, frozen=True):
     headers: Mapping[str, str]
     raw: bytes
     request_id: str
+    client: str = ""
 
 
 class Plan(Struct, frozen=True):

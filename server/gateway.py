@@ -12,11 +12,12 @@ from server.billing import admission
 from server.calls import Call, Rules
 from server.errors import GatewayError, Internal
 from server.holding import Hold, Holds
+from server.observing.record import Feed
 from server.planning import plan
 from server.store.db import Store
 from server.upstream.client import Dispatch, UpstreamClient
-from server.upstream.relay import PING_AFTER_S, Relay
-from server.usage.record import Outcome
+from server.upstream.relay import PING_AFTER_S
+from server.usage.record import Closing, Outcome
 
 SETTLE_WAIT_S = 1.0  # how long the last bytes wait for a commit that does not come
 
@@ -27,9 +28,10 @@ class Gateway:
     """Serves inference requests, and knows every one that is on its way."""
 
     def __init__(
-        self, store: Store, upstream: UpstreamClient, rules: Rules, instance_id: int
+        self, store: Store, upstream: UpstreamClient, rules: Rules, instance_id: int, feed: Feed
     ) -> None:
         self.upstream = upstream
+        self.feed = feed
         self.rules = rules
         self.holds = Holds(store, instance_id)
         self.ping_after_s = PING_AFTER_S
@@ -64,7 +66,8 @@ class Flight:
         self._call = call
         self._begun = time.monotonic()
         self._outcome = Outcome.CANCELLED  # until it is known better
-        self._is_held = self._is_left = False
+        self._is_left = False
+        self.is_held = False  # from then on there may be a row, which ends it
 
     async def __aenter__(self) -> Self:
         call, gateway = self._call, self._gateway
@@ -101,7 +104,7 @@ class Flight:
         try:
             # Said before the job is queued: the writer runs jobs in order, so the settlement
             # finds the row even if this task is cancelled while the row is still queued.
-            self._is_held = True
+            self.is_held = True
             dispatch = self._dispatch(await self._hold.place())
             self._hold.follow(self.relay)
             error = await self._gateway.upstream.forward(dispatch, self.relay)
@@ -112,7 +115,7 @@ class Flight:
                 self._outcome = Outcome.UPSTREAM_ERROR
                 error.headers = rows.upstream_headers(self.relay)
         except GatewayError as refusal:
-            self._is_held = False
+            self.is_held = False
             error = refusal
         finally:
             self._settle(error)
@@ -120,14 +123,45 @@ class Flight:
     def _settle(self, error: GatewayError | None) -> None:
         """Queue the settlement; the client gets its last bytes once that is committed."""
         relay = self.relay
-        if not self._is_held:
+        if not self.is_held:
             relay.release(error)
             return
         if relay.meter.error is not None:
             self._outcome = Outcome.UPSTREAM_ERROR
-        settled = self._hold.settle(relay, outcome=self._outcome, error=error, begun=self._begun)
+        settled, closing = self._hold.settle(
+            relay, outcome=self._outcome, error=error, begun=self._begun
+        )
         patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
-        settled.add_done_callback(lambda done: _release(relay, error, done, patience))
+        settled.add_done_callback(lambda done: self._settled(done, closing, error, patience))
+
+    def _settled(
+        self,
+        done: asyncio.Future[bool],
+        closing: Closing,
+        error: GatewayError | None,
+        patience: asyncio.TimerHandle,
+    ) -> None:
+        patience.cancel()
+        problem = None if done.cancelled() else done.exception()
+        if problem is not None:
+            _log.error("a settlement was lost: %s", problem)
+        self.relay.release(error)
+        # Without a row it never left: it was refused after its client had gone.
+        if done.cancelled() or problem is not None or done.result():
+            self._tell(closing)
+
+    def _tell(self, closing: Closing) -> None:
+        hold = self._hold
+        record = rows.served(
+            self._call,
+            self.plan,
+            self.relay,
+            hold.opening,
+            closing,
+            begun=self._begun,
+            placed_at=hold.placed_at,
+        )
+        self._gateway.feed.tell(record)
 
     def _leave(self) -> None:
         """Do once what the policy says for a client that has gone; a finished pump is over."""
@@ -148,15 +182,3 @@ class Flight:
         if not pump.cancelled() and (bug := pump.exception()) is not None:
             _log.error("a pump failed (%s)", self._call.request_id, exc_info=bug)
             self.relay.release(Internal("The gateway failed; its log has the details."))
-
-
-def _release(
-    relay: Relay,
-    error: GatewayError | None,
-    settled: asyncio.Future[bool],
-    patience: asyncio.TimerHandle,
-) -> None:
-    patience.cancel()
-    if not settled.cancelled() and settled.exception() is not None:
-        _log.error("a settlement was lost: %s", settled.exception())
-    relay.release(error)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from server import clock, rows
 from server.billing import admission, holds
@@ -22,7 +23,7 @@ from server.protocols.usage import Usage
 from server.store.db import Store
 from server.terms import terms_of
 from server.upstream.relay import Relay
-from server.usage.record import Outcome, Progress
+from server.usage.record import Closing, Outcome, Progress
 
 HOLD_WAIT_S = 2.0  # how long a request waits for others to give back
 LOOK_EVERY_S = 0.5
@@ -91,6 +92,8 @@ class Hold:
         self._plan = plan
         self._terms = terms_of(call, plan, rules, clock.now())
         self._grant = admission.FREE
+        self.opening = rows.opening(call, plan, holds.instance_id, self._terms.input_tokens)
+        self.placed_at: float | None = None  # on `time.monotonic`'s clock
         self._relay: Relay | None = None
         self._units: Units = _no_units
         self._known: Tokens | None = None
@@ -105,7 +108,6 @@ class Hold:
             InsufficientBalance, QuotaExceeded, SubscriptionInactive, InvalidApiKey
         """
         terms, scale = self._terms, self._terms.scale
-        opening = rows.opening(self._call, self._plan, self._holds.instance_id, terms.input_tokens)
         if scale is not None:
             self._units = scale.upfront(terms.input_tokens)
         loop = asyncio.get_running_loop()
@@ -115,8 +117,9 @@ class Hold:
             demand = self._first_demand(is_last=left_s <= 0)
             try:
                 self._grant = await self._holds.store.write(
-                    admission.admit, opening, terms.pool, demand
+                    admission.admit, self.opening, terms.pool, demand
                 )
+                self.placed_at = time.monotonic()
                 return self._payload()
             except (InsufficientBalance, QuotaExceeded) as refusal:
                 if left_s <= 0 or (terms.grows and not refusal.held):
@@ -137,8 +140,8 @@ class Hold:
 
     def settle(
         self, relay: Relay, *, outcome: Outcome, error: GatewayError | None, begun: float
-    ) -> "asyncio.Future[bool]":
-        """Queue the settlement; it ends the hold and takes what the request cost."""
+    ) -> tuple["asyncio.Future[bool]", Closing]:
+        """Queue the settlement, and give it; it ends the hold and takes what the request cost."""
         self._holds.forget(self)
         if self._job is not None:
             self._job.cancel()
@@ -155,7 +158,7 @@ class Hold:
             admission.settle, self._call.request_id, closing, clock.now()
         )
         settled.add_done_callback(lambda _: self._holds.freed(self._call.caller.tenant_id))
-        return settled
+        return settled, closing
 
     def look(self) -> None:
         """Compare the hold with what came since the last look; grow, shrink or keep it."""

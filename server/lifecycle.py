@@ -30,6 +30,7 @@ from server.config.load import Settings, resolve_reference, upstream_key_problem
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
+from server.observing.watch import Watch, watching
 from server.presets.load import Presets, load_presets
 from server.presets.watch import Watcher
 from server.routes.connection import Connection
@@ -152,17 +153,17 @@ async def running(
         stack.callback(sock.close)
         migrate(settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
-        stack.callback(logs.close_log, _open_log(settings))
+        watch = await _open_logs(stack, settings)
         demo_server = await _start_demo(stack, settings, demo_options)
         client = _client(settings, environ, demo_server)
         stack.push_async_callback(client.close)
-        store, rules = await _open_store(stack, settings, presets)
+        store, rules = await _open_store(stack, settings, presets, watch)
         instance_id = await _begin_instance(store, rules)
         stack.push_async_callback(_end_instance, store, instance_id)
-        gateway = Gateway(store, client, rules, instance_id)
+        gateway = Gateway(store, client, rules, instance_id, watch.feed)
         account = await stack.enter_async_context(stripe_account.opened(settings, environ, store))
         services = Services(
-            settings, store, gateway, clock.now(), deadlines or Deadlines(), account
+            settings, store, gateway, clock.now(), watch, deadlines or Deadlines(), account
         )
         reload = asyncio.create_task(_reload(services, watcher, reload_every_s))
         stack.push_async_callback(_stop_task, reload)
@@ -258,14 +259,16 @@ def file_limit(soft: int, hard: int) -> int:
     return max(soft, OPEN_MAX)
 
 
-def _open_log(settings: Settings) -> logging.Handler:
+async def _open_logs(stack: AsyncExitStack, settings: Settings) -> Watch:
+    """Open the server's own log, and begin to watch what it serves."""
+    key, path = "log.file", settings.log_path
     try:
-        return logs.open_log(settings.log_path, settings.config.log.level)
+        stack.callback(logs.close_log, logs.open_log(path, settings.config.log.level))
+        key, path = "log.access", settings.access_log_path or path
+        return await stack.enter_async_context(watching(settings.access_log_path))
     except OSError as exc:
         raise ConfigError(
-            f"{settings.log_path} cannot be written ({exc.strerror})",
-            file=settings.path,
-            key="log.file",
+            f"{path} cannot be written ({exc.strerror})", file=settings.path, key=key
         ) from exc
 
 
@@ -299,10 +302,11 @@ def _client(
 
 
 async def _open_store(
-    stack: AsyncExitStack, settings: Settings, presets: Presets
+    stack: AsyncExitStack, settings: Settings, presets: Presets, watch: Watch
 ) -> tuple[Store, Rules]:
     """Open the database, and number the prices that are in force from now on."""
     store = Store.open(settings.database_path)
+    store.watch_commits(watch.commits.observe)
     stack.push_async_callback(store.close)
     prices = await store.write(prices_in_force, settings.config, clock.now())
     return store, Rules.of(settings.config, presets, prices)

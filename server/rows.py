@@ -8,7 +8,8 @@ from server.billing.pricing import Tokens, extras_json
 from server.billing.scales import Bill, Scale
 from server.calls import Call, Plan
 from server.errors import GatewayError
-from server.protocols import envelopes
+from server.observing.record import Served
+from server.protocols import Protocol, envelopes
 from server.protocols.by_protocol import ESTIMATE
 from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
@@ -88,6 +89,32 @@ def closing(
         quota_tokens=bill.quota_tokens,
         extras=bill.extras,
         anomaly=meter.anomaly or bill.anomaly,
+    )
+
+
+def served(
+    call: Call,
+    plan: Plan,
+    relay: Relay,
+    opening: Opening,
+    closing: Closing,
+    *,
+    begun: float,
+    placed_at: float | None,
+) -> Served:
+    """Describe a request that has ended to those who watch; times as in `closing`."""
+    is_anthropic = plan.protocol is Protocol.ANTHROPIC
+    return Served(
+        opening=opening,
+        closing=closing,
+        key_id=call.caller.key_public_id,
+        tenant=call.caller.tenant_public_id,
+        client=call.client,
+        provider="anthropic" if is_anthropic else "openai",
+        hold_ms=None if placed_at is None else _ms(placed_at - begun),
+        sent_bytes=relay.given_bytes,
+        attempts=1,
+        ended_at=time.time(),
     )
 
 

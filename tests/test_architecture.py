@@ -32,22 +32,25 @@ ROWS = {
     "server.billing.stripe": "errors secret clock config store tenants usage billing",
     "server.upstream": "errors secret config protocols",
     "server.upstream.demo": "clock",
+    "server.observing": "errors clock logs usage",
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
     "server.planning": "billing calls config presets protocols",
-    "server.rows": "errors clock protocols usage billing upstream calls",
+    "server.rows": "errors clock protocols usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
     "server.answering": "errors protocols upstream calls terms",
-    "server.gateway": ("errors store usage billing upstream calls rows holding planning answering"),
+    "server.gateway": (
+        "errors store usage billing upstream observing calls rows holding planning answering"
+    ),
     "server.routes": (
-        "errors clock config protocols store tenants usage billing billing.stripe calls rows "
-        "gateway"
+        "errors clock config protocols store tenants usage billing billing.stripe observing calls "
+        "rows gateway"
     ),
     "server.app": "errors routes",
     "server.listening": "errors config",
     "server.lifecycle": (
         "errors secret clock logs config store presets billing billing.stripe upstream "
-        "upstream.demo calls gateway routes app listening"
+        "upstream.demo observing calls gateway routes app listening"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",

@@ -57,6 +57,12 @@ class Settings:
         return self.folder / self.config.log.file
 
     @property
+    def access_log_path(self) -> Path | None:
+        """The file of a line for each request; None where none is kept."""
+        access = self.config.log.access
+        return None if access is None else self.folder / access
+
+    @property
     def tls_paths(self) -> tuple[Path, Path] | None:
         """The certificate and its key, where the gateway ends TLS itself."""
         tls = self.config.server.tls

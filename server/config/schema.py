@@ -73,9 +73,10 @@ class Server(Section, frozen=True):
 
 
 class Log(Section, frozen=True):
-    """The rotated log file, relative to the config."""
+    """The rotated log files, relative to the config: the server's own, and one of requests."""
 
     file: Text = "gateway.log"
+    access: Text | None = "access.log"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -26,6 +26,12 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Seq
     return str(nearest)
 
 
+def is_loopback(peer: str) -> bool:
+    """Tell whether an address is this machine's own, to which no other one can connect."""
+    address = _parse(peer)
+    return address is not None and address.is_loopback
+
+
 def _parse(text: str) -> Address | None:
     """Read `1.2.3.4`, `1.2.3.4:567`, `::1`, `[::1]` or `[::1]:567`."""
     text = text.strip()

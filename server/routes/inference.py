@@ -36,7 +36,9 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
         except GatewayError as err:
             if isinstance(err, InvalidApiKey) and flight is not None:
                 wire.forget(services_of(request))  # admission knew better
-            return wire.refusal(request, err, protocol)
+            if flight is not None and flight.is_held:
+                return wire.refusal(request, err, protocol)  # its row tells those who watch
+            return wire.refused(request, err, protocol)
 
     return serve
 
@@ -48,8 +50,8 @@ async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> F
         raise Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
     caller = wire.recognise(request, services)  # before a byte of the body is read
     raw = await wire.read_body(request, services.body_limit_bytes)
-    call = Call(caller, protocol, tool, request.headers, raw, wire.request_id(request))
-    return services.gateway.serve(call)
+    made, address = wire.request_id(request), wire.client(request, services)
+    return services.gateway.serve(Call(caller, protocol, tool, request.headers, raw, made, address))
 
 
 async def _relay(request: AnyRequest, flight: Flight) -> wire.Answer | None:
@@ -60,10 +62,14 @@ async def _relay(request: AnyRequest, flight: Flight) -> wire.Answer | None:
     headers["cache-control"] = "no-cache"
     out = wire.Answer(headers=headers, content_type="text/event-stream; charset=utf-8")
     await request.respond(out)
+    services = services_of(request)
+    services.open_streams += 1
     try:
         while events := await relay.handoff.get():
             await out.send(events, end_stream=relay.handoff.is_over)
     except GatewayError as err:
         # The 200 is out already, and Sanic would end this body as if it were whole.
         await out.send(flight.error_event(err), end_stream=True)
+    finally:
+        services.open_streams -= 1
     return None

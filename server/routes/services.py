@@ -12,6 +12,7 @@ from sanic import Request
 from server.billing.stripe.account import Account
 from server.config.load import Settings
 from server.gateway import Gateway
+from server.observing.watch import Watch
 from server.store.db import Store
 from server.tenants.keys import Caller
 
@@ -51,11 +52,14 @@ class Services:
     store: Store
     gateway: Gateway
     started_at: datetime
+    watch: Watch
     deadlines: Deadlines = Deadlines()
     stripe: Account | None = None
     is_draining: bool = False
     request_ids: Iterator[str] = field(default_factory=new_request_ids)
     callers: dict[str, Caller] = field(default_factory=dict)  # digest of what was presented
+    clients: dict[str, str] = field(default_factory=dict)  # a peer's address as it is shown
+    open_streams: int = 0
     touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used
 
     @property

@@ -18,6 +18,7 @@ from server.errors import (
     RequestTooLarge,
     ScopeNotAllowed,
 )
+from server.observing.record import Refused
 from server.protocols import Protocol, by_protocol, envelopes
 from server.protocols.body import split
 from server.routes.client_address import client_address
@@ -33,10 +34,12 @@ Handler: TypeAlias = Callable[..., Coroutine[None, None, "Answer | None"]]
 SMALL_BODY_BYTES = 64 * 1024
 TOUCH_EVERY_S = 60.0
 REMEMBERED_CALLERS = 1024
+LONGEST_PATH = 200
 
 _MESSAGES_TOOLS = frozenset(TOOLS) - {"codex"}
 _OPENAI_PATH = re.compile(r"^/(?:tenant|pricing)|/chat/completions|/responses")
 _log = logging.getLogger(__name__)
+_SECRET = re.compile(r"[\w-]{40,}")  # where a key was put into a path by mistake
 _LOGGABLE = re.compile(r"[\x20-\x7e]{1,128}").fullmatch
 
 
@@ -108,7 +111,8 @@ def authenticate(request: AnyRequest, services: Services) -> Caller:
         InvalidApiKey: neither names a living key.
         StoreUnavailable: the database cannot be read.
     """
-    return _look_up(request, services, _presented(request))
+    caller = request.ctx.caller = _look_up(request, services, _presented(request))
+    return caller
 
 
 def recognise(request: AnyRequest, services: Services) -> Caller:
@@ -120,7 +124,7 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
     known, presented = services.callers, _presented(request)
     if len(presented) != 1 or not presented[0].isascii():
         # Where one of two keys dies, the other one counts at once.
-        return _look_up(request, services, presented)
+        return authenticate(request, services)
     digest = secrets.digest(presented[0])
     caller = known.get(digest)
     if caller is None:
@@ -130,12 +134,33 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
         known[digest] = caller
     else:
         _note_use(caller, services)
+    request.ctx.caller = caller
     return caller
 
 
 def forget(services: Services) -> None:
     """Look every key up again: admission found that one is dead."""
     services.callers.clear()
+
+
+def peer(request: AnyRequest) -> str:
+    """Give the address of the other end of the connection: a client's, or a proxy's."""
+    return "" if request.conn_info is None else request.conn_info.client_ip
+
+
+def client(request: AnyRequest, services: Services) -> str:
+    """Give the client's address, behind the proxies that are trusted."""
+    proxies = services.settings.config.server.trusted_proxies
+    if proxies:
+        forwarded = request.headers.getall("x-forwarded-for", [])
+        return client_address(peer(request), forwarded, proxies)
+    known, other_end = services.clients, peer(request)
+    address = known.get(other_end)
+    if address is None:
+        if len(known) >= REMEMBERED_CALLERS:
+            known.clear()
+        address = known[other_end] = client_address(other_end, (), ())
+    return address
 
 
 def require_manage(caller: Caller) -> None:
@@ -194,6 +219,26 @@ def answer(request: AnyRequest, data: object, status: int = 200) -> Answer:
     return Answer(msgspec.json.encode(data), status=status, headers=headers)
 
 
+def refused(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Answer:
+    """Give the answer to a request that never left, and tell those who watch of it."""
+    services, caller = services_of(request), getattr(request.ctx, "caller", None)
+    record = Refused(
+        request_id=request_id(request),
+        method=request.method,
+        path=_SECRET.sub("***", request.path[:LONGEST_PATH]),
+        protocol=protocol.value,
+        status=envelopes.status_for(error, protocol),
+        error=error.reason,
+        client=client(request, services),
+        key_id=None if caller is None else caller.key_public_id,
+        tenant=None if caller is None else caller.tenant_public_id,
+        member=None if caller is None else caller.member,
+        ended_at=time.time(),
+    )
+    services.watch.feed.tell(record)
+    return refusal(request, error, protocol)
+
+
 def refusal(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Answer:
     """Give the answer that tells a caller of `protocol` of `error`."""
     made = request_id(request)
@@ -208,17 +253,10 @@ def _look_up(request: AnyRequest, services: Services, presented: list[str]) -> C
     try:
         caller = services.store.point(keys.authenticate, presented, clock.now())
     except InvalidApiKey as refused:
-        _log.info("%s: refused %s: %s", request_id(request), _client(request, services), refused)
+        _log.info("%s: refused %s: %s", request_id(request), client(request, services), refused)
         raise
     _note_use(caller, services)
     return caller
-
-
-def _client(request: AnyRequest, services: Services) -> str:
-    peer = None if request.transport is None else request.transport.get_extra_info("peername")
-    forwarded = request.headers.getall("x-forwarded-for", [])
-    proxies = services.settings.config.server.trusted_proxies
-    return client_address(peer[0] if peer else "", forwarded, proxies)
 
 
 async def _read_into(parts: list[bytes], stream: Any, limit_bytes: int) -> None:

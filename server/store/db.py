@@ -107,6 +107,15 @@ class Store:
         database.execute_sql(f"PRAGMA busy_timeout = {_LOOP_BUSY_MS}")
         return cls(database)
 
+    @property
+    def queued(self) -> int:
+        """Count the writes that are not committed yet."""
+        return self._writer.queued
+
+    def watch_commits(self, watcher: Callable[[float], None]) -> None:
+        """Tell `watcher`, in the writer's thread, how many seconds each group of writes took."""
+        self._writer.on_commit = watcher
+
     def point(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `fn` here and now, on the loop's own connection; for reads of microseconds."""
         try:

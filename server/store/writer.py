@@ -82,6 +82,7 @@ class Writer:
     Jobs run first in, first out, each in a savepoint of its own. No future resolves before
     COMMIT has returned. Where SQLite fails the transaction as a whole, the jobs of `write` fail
     with `StoreUnavailable` and have changed nothing; the jobs of `enqueue` run again, in order.
+    `on_commit` is told, in the writer's thread, how long each group took, its commit included.
     """
 
     def __init__(self, database: SqliteDatabase) -> None:
@@ -90,12 +91,19 @@ class Writer:
         self._inbox: list[_Job] = []
         self._batches: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
         self._is_closed = False
+        self._unfinished = 0
+        self.on_commit: Callable[[float], None] = _nothing
         self._patience_s = 0.0
         self._give_up_at: float | None = None
         self._pause_s = 0.0
         self._stopped: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
+
+    @property
+    def queued(self) -> int:
+        """Count the jobs whose callers wait still."""
+        return self._unfinished
 
     async def write(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `call` in a transaction and return its result once that is committed.
@@ -135,6 +143,7 @@ class Writer:
         if not self._inbox:
             self._loop.call_soon(self._flush)
         self._inbox.append(_Job(call, args, kwargs, future, is_retried))
+        self._unfinished += 1
         return future
 
     def _flush(self) -> None:
@@ -168,6 +177,7 @@ class Writer:
         return bool(backlog)
 
     def _commit(self, group: list[_Job]) -> None:
+        begun = time.perf_counter()
         with immediate(self._database) as connection:
             for job in group:
                 with _Attempt(connection, job):
@@ -175,7 +185,8 @@ class Writer:
         if self._pause_s:
             _log.warning("the database accepts writes again")
         self._pause_s = 0.0
-        self._loop.call_soon_threadsafe(_resolve, group)
+        self._loop.call_soon_threadsafe(self._resolve, group)
+        self.on_commit(time.perf_counter() - begun)
 
     def _fail(self, jobs: list[_Job], error: Exception) -> list[_Job]:
         """Tell the callers that wait; return the jobs to run again, in their order."""
@@ -186,18 +197,22 @@ class Writer:
         failed = [job for job in jobs if is_over or not job.is_retried]
         for job in failed:
             job.error = problems.unavailable(error)
-        self._loop.call_soon_threadsafe(_resolve, failed)
+        self._loop.call_soon_threadsafe(self._resolve, failed)
         return [] if is_over else [job for job in jobs if job.is_retried]
 
+    def _resolve(self, jobs: list[_Job]) -> None:
+        self._unfinished -= len(jobs)
+        for job in jobs:
+            if job.future.cancelled():
+                continue
+            if job.error is None:
+                job.future.set_result(job.result)
+            else:
+                job.future.set_exception(job.error)
 
-def _resolve(jobs: list[_Job]) -> None:
-    for job in jobs:
-        if job.future.cancelled():
-            continue
-        if job.error is None:
-            job.future.set_result(job.result)
-        else:
-            job.future.set_exception(job.error)
+
+def _nothing(_seconds: float) -> None:
+    """Stand in for who watches the commits."""
 
 
 def _as_future_error(error: BaseException) -> BaseException:

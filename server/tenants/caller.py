@@ -36,12 +36,13 @@ class Caller:
     billing: Billing
     scope: Scope
     expires_at: datetime | None
+    tenant_public_id: str = ""
 
 
 # Prewritten: the query builder takes thirty times as long, and this runs on the event loop.
 _SELECT_KEY = (
-    "SELECT id, public_id, tenant_id, member, billing, scope, expires_at, revoked_at"
-    " FROM key WHERE secret_sha256 = ?"
+    "SELECT key.id, key.public_id, tenant_id, member, billing, scope, expires_at, revoked_at,"
+    " tenant.public_id FROM key JOIN tenant ON tenant.id = tenant_id WHERE secret_sha256 = ?"
 )
 _BILLING = {choice.value: choice for choice in Billing}
 _SCOPE = {choice.value: choice for choice in Scope}
@@ -84,12 +85,12 @@ def _look_up(secret: str, now_ms: int) -> Caller | str:
     row = models.database.execute_sql(_SELECT_KEY, (secrets.digest(secret),)).fetchone()
     if row is None:
         return _UNKNOWN
-    key_id, public_id, tenant_id, member, billing, scope, expires_ms, revoked_ms = row
+    key_id, public_id, tenant_id, member, billing, scope, expires_ms, revoked_ms, tenant = row
     if revoked_ms is not None:
         return _REVOKED
     if expires_ms is not None and expires_ms <= now_ms:
         return _EXPIRED
     expires_at = None if expires_ms is None else clock.from_ms(expires_ms)
     return Caller(
-        key_id, public_id, tenant_id, member, _BILLING[billing], _SCOPE[scope], expires_at
+        key_id, public_id, tenant_id, member, _BILLING[billing], _SCOPE[scope], expires_at, tenant
     )

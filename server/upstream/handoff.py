@@ -10,12 +10,14 @@ HIGH_BYTES = 128 * 1024
 class Handoff:
     """Pieces go in without waiting and come out joined; beyond `HIGH_BYTES` reading pauses.
 
-    Used on one event loop by one reader. `pause` and `resume` act on the provider's connection.
+    Used on one event loop by one reader. `pause` and `resume` act on the provider's connection;
+    `total_bytes` is what the reader was given, or will be.
     """
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
+        self.total_bytes = 0
         self._closed = self._discards = False
         self._error: BaseException | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -45,6 +47,7 @@ class Handoff:
             return
         self._pieces.append(piece)
         self._size += len(piece)
+        self.total_bytes += len(piece)
         if self._size > HIGH_BYTES and not self._paused:
             self._paused = True
             self.pause()

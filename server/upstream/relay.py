@@ -116,6 +116,11 @@ class Relay:
         """Tell whether the provider said 200: from then on it bills."""
         return self.head is not None and self.head.status == 200
 
+    @property
+    def given_bytes(self) -> int:
+        """Count the answer's bytes that were given to the client's handler."""
+        return self.handoff.total_bytes + len(self.body or b"")
+
     def raise_early_error(self) -> None:
         """Raise what ended the request before the client was given anything."""
         if self._error is not None and not self._has_put:

@@ -139,6 +139,12 @@ def key_lives(key_id: int, now: datetime) -> bool:
     return execute(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
 
 
+def open_holds() -> tuple[int, int]:
+    """Count the requests that are open, and the micros that they hold together."""
+    count, micros = execute(_OPEN_HOLDS, ()).fetchone()
+    return count, micros
+
+
 def is_open(request_id: str) -> bool:
     """Tell whether a request was opened and is not yet settled."""
     return execute(_IS_OPEN, (request_id,)).fetchone() is not None
@@ -219,6 +225,7 @@ UPDATE request SET
 WHERE request_id = ? AND state = 'open'
 RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens
 """
+_OPEN_HOLDS = "SELECT COUNT(*), COALESCE(SUM(held_micros), 0) FROM request WHERE state = 'open'"
 _IS_OPEN = "SELECT 1 FROM request WHERE request_id = ? AND state = 'open'"
 _PROGRESS = """
 UPDATE request SET

@@ -31,7 +31,7 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         "tls": None,
         "metrics": "loopback",
     }
-    assert config.log == Log(file="gateway.log", level="info")
+    assert config.log == Log(file="gateway.log", access="access.log", level="info")
     assert (config.database, config.presets) == ("gateway.db", "presets")
     assert config.upstreams["demo"].timeouts == Timeouts(
         connect_s=5, first_byte_s=600, idle_s=300, write_s=30

@@ -34,6 +34,7 @@ def test_a_secret_tells_who_calls(minted, tenant, now):
         billing=Billing.SUBSCRIPTION,
         scope=Scope.INFERENCE,
         expires_at=now + HOUR,
+        tenant_public_id=tenant.public_id,
     )
 
 

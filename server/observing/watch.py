@@ -1,0 +1,73 @@
+"""All that watches a running gateway, put together for as long as it runs."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.observing.access_log import AccessLog
+from server.observing.exposition import Family, Histogram, alone
+from server.observing.log_file import LogFile
+from server.observing.loop_lag import LoopLag
+from server.observing.metrics import Metrics
+from server.observing.record import Feed
+
+COMMIT_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told of requests that have ended, and what is measured besides."""
+
+    feed: Feed
+    metrics: Metrics
+    lag: LoopLag
+    commits: Histogram
+    access_log: AccessLog | None
+
+    def families(self) -> Iterator[Family]:
+        """Give all figures that were gathered."""
+        yield from self.metrics.families()
+        yield Family(
+            "gatewayctl_event_loop_lag_seconds",
+            "histogram",
+            "How late the event loop came, looked at each second.",
+            self.lag.histogram.samples(""),
+        )
+        yield Family(
+            "gatewayctl_store_commit_duration_seconds",
+            "histogram",
+            "How long each group of writes took, its commit included.",
+            self.commits.samples(""),
+        )
+        if self.access_log is not None:
+            yield alone(
+                "gatewayctl_access_log_dropped_lines_total",
+                "counter",
+                "Lines that the access log could not take.",
+                self.access_log.dropped,
+            )
+
+
+@asynccontextmanager
+async def watching(access_log: Path | None) -> AsyncIterator[Watch]:
+    """Watch inside the block; at its end the access log is written out.
+
+    Raises:
+        OSError: the access log cannot be opened.
+    """
+    metrics, feed = Metrics(), Feed()
+    feed.subscribe(metrics.take)
+    log = None
+    if access_log is not None:
+        file = LogFile(access_log)
+        file.open()
+        log = AccessLog(file)
+        feed.subscribe(log.take)
+    lag = LoopLag()
+    try:
+        yield Watch(feed, metrics, lag, Histogram(COMMIT_S), log)
+    finally:
+        lag.close()
+        if log is not None:
+            await log.close()

@@ -1,0 +1,82 @@
+"""`/metrics`, for Prometheus: without a key, so for this machine alone unless it is opened."""
+
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from server.errors import NotFound, StoreUnavailable
+from server.observing.exposition import CONTENT_TYPE, Family, alone, labels_of, render
+from server.routes import wire
+from server.routes.client_address import is_loopback
+from server.routes.services import Services, services_of
+from server.routes.wire import AnyApp, AnyRequest
+from server.usage.record import open_holds
+
+FORWARDED = ("x-forwarded-for", "x-real-ip", "forwarded")
+
+
+def register(app: AnyApp) -> None:
+    """Serve the metrics."""
+    wire.add(app, metrics, "/metrics", ["GET", "HEAD"], name="metrics")
+
+
+async def metrics(request: AnyRequest) -> wire.Answer:
+    """Show the figures of this process."""
+    services = services_of(request)
+    if services.settings.config.server.metrics == "loopback" and not _is_local(request):
+        raise NotFound("/metrics is shown on the gateway's own machine; see `server.metrics`.")
+    families = (*services.watch.families(), *_now(services), *await _holds(services))
+    made = wire.request_id(request)
+    headers = {"request-id": made, "x-request-id": made}
+    return wire.Answer(render(families), headers=headers, content_type=CONTENT_TYPE)
+
+
+def _is_local(request: AnyRequest) -> bool:
+    # What a proxy on this machine passes on comes from loopback as well. Such headers can only
+    # close the door, whoever wrote them.
+    was_forwarded = any(name in request.headers for name in FORWARDED)
+    return is_loopback(wire.peer(request)) and not was_forwarded
+
+
+def _now(services: Services) -> Iterator[Family]:
+    """Give what is under way just now, and what runs here since when."""
+    yield alone(
+        "gatewayctl_requests_in_flight",
+        "gauge",
+        "Requests that have begun and are not settled.",
+        len(services.gateway.pumps),
+    )
+    yield alone(
+        "gatewayctl_streams_open", "gauge", "Streams that clients read.", services.open_streams
+    )
+    yield alone(
+        "gatewayctl_store_queue_length",
+        "gauge",
+        "Writes to the database that are not committed yet.",
+        services.store.queued,
+    )
+    build = {"version": version("gatewayctl"), "python": platform.python_version()}
+    yield alone("gatewayctl_build_info", "gauge", "What runs here.", 1, labels_of(build))
+    yield alone(
+        "process_start_time_seconds",
+        "gauge",
+        "When it began, in seconds since 1970.",
+        services.started_at.timestamp(),
+    )
+
+
+async def _holds(services: Services) -> tuple[Family, ...]:
+    """Give the holds as the database has them; nothing while it cannot be read."""
+    try:
+        count, micros = await services.store.read(open_holds)
+    except StoreUnavailable:
+        return ()
+    return (
+        alone("gatewayctl_holds_open", "gauge", "Requests whose row is open.", count),
+        alone(
+            "gatewayctl_held_micros",
+            "gauge",
+            "Millionths of a US dollar that open requests hold.",
+            micros,
+        ),
+    )
