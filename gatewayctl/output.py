@@ -3,11 +3,12 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, TextIO
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:  # rich is slow to import, and a piped command never needs it
     from rich.console import Console, RenderableType
@@ -123,6 +124,43 @@ class Output:
         line(f"error: {message}", sys.stderr)
         if hint:
             line(f"hint: {hint}", sys.stderr)
+
+
+def stream_rows(
+    out: Output,
+    documents: Iterator[dict[str, Any]],
+    limit: int,
+    *,
+    columns: Sequence[str],
+    csv: bool,
+) -> None:
+    """Print up to `limit` rows, or all for 0, one at a time, however many there are.
+
+    As JSON, whole; else their `columns`, tab-separated or as CSV with a heading.
+    """
+    wanted = islice(documents, limit or None)
+    if out.as_json:
+        line('{"object": "list", "data": [')
+        for number, document in enumerate(wanted):
+            line(("," if number else "") + json.dumps(document))
+        line(f'], "has_more": {json.dumps(next(documents, None) is not None)}}}')
+        return
+    rows = ([_cell(document[column]) for column in columns] for document in wanted)
+    if csv:
+        from csv import writer
+
+        lines = writer(sys.stdout, lineterminator="\n")
+        lines.writerow(columns)
+        lines.writerows(rows)
+    else:
+        for row in rows:
+            line("\t".join(map(plain, row)))
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return "" if value is None else value
 
 
 def prepare_streams() -> None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import msgspec
 import typer
@@ -17,8 +16,7 @@ from gatewayctl.commands.usage import (
     CsvOption,
     UntilOption,
     ZoneOption,
-    asked_first,
-    asked_last,
+    asked_moments,
     asked_zone,
     in_words_of_options,
 )
@@ -32,9 +30,8 @@ from server.billing.chain import Advance, Disagreement
 from server.billing.ledger import Kind
 from server.billing.money import MICROS, dollars, micros
 from server.billing.statement import COLUMNS, parse_month, statement
-from server.errors import Conflict, InvalidRequest
+from server.errors import Conflict
 from server.tenants import labels, secrets, tenants
-from server.usage.report import Range, midnights
 
 app = noun("Grant credit, read the ledger, and prove every number of it.")
 
@@ -129,7 +126,7 @@ def show_ledger(
     session = Session.of(ctx)
     with in_words_of_options():
         zone = asked_zone(session.out, tz, csv=csv)
-        first_at, end_at = _asked_moments(since, until, zone)
+        first_at, end_at = asked_moments(since, until, zone)
     with session.reading():
         owner = tenants.find(tenant)
         found = history.newest_first(
@@ -148,7 +145,7 @@ def show_ledger(
                 None, credits_output.ledger_table(islice(entries, limit), owner, zone)
             )
         else:
-            credits_output.stream(session.out, entries, limit or sys.maxsize, csv=csv)
+            credits_output.stream(session.out, entries, limit, csv=csv)
 
 
 @app.command("statement")
@@ -274,18 +271,6 @@ def _parse_usd(text: str) -> int:
             f"and up to {_MOST_MICROS // MICROS}, not {text[:40]!r}."
         )
     return -amount if found[1] == "-" else amount
-
-
-def _asked_moments(
-    since: str | None, until: str | None, zone: ZoneInfo
-) -> tuple[int | None, int | None]:
-    """Give the start of the first day and the end of the last, where they were asked for."""
-    last = asked_last(until, zone)
-    first = last if since is None else asked_first(since, last)
-    if first > last:
-        raise InvalidRequest("`from` must not be later than `to`.", param="from")
-    starts = midnights(Range(first, last, zone))
-    return None if since is None else starts[0], None if until is None else starts[-1]
 
 
 def _checkpoints(file: Path) -> dict[str, verify.Checkpoint]:

@@ -1,15 +1,11 @@
 """How `gatewayctl credits` prints a ledger and a statement."""
 
-import csv as csv_files
-import json
-import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import islice
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from gatewayctl.output import Output, Share, Table, line, plain
+from gatewayctl.output import Output, Share, Table, stream_rows
 from server.billing.ledger import Kind
 from server.billing.money import dollars
 from server.billing.statement import Statement
@@ -24,24 +20,8 @@ _CSV = (
 
 
 def stream(out: Output, entries: Iterator[dict[str, Any]], limit: int, *, csv: bool) -> None:
-    """Print up to `limit` entries, one at a time, however many there are."""
-    wanted = islice(entries, limit)
-    if out.as_json:
-        line('{"object": "list", "data": [')
-        for number, entry in enumerate(wanted):
-            line(("," if number else "") + json.dumps(entry))
-        line(f'], "has_more": {json.dumps(next(entries, None) is not None)}}}')
-    elif csv:
-        lines = csv_files.writer(sys.stdout, lineterminator="\n")
-        lines.writerow(_CSV)
-        lines.writerows([_csv_cell(entry[column]) for column in _CSV] for entry in wanted)
-    else:
-        for entry in wanted:
-            line("\t".join(plain(entry[column]) for column in _LISTED))
-
-
-def _csv_cell(value: object) -> object:
-    return json.dumps(value) if isinstance(value, dict) else value
+    """Print up to `limit` entries, or all for 0; CSV has every column."""
+    stream_rows(out, entries, limit, columns=_CSV if csv else _LISTED, csv=csv)
 
 
 def ledger_table(entries: Iterable[dict[str, Any]], owner: Tenant, zone: ZoneInfo) -> Table:

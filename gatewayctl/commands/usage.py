@@ -27,6 +27,7 @@ from server.usage.report import (
     Report,
     Totals,
     check_range,
+    midnights,
     parse_day,
     parse_zone,
     report,
@@ -102,6 +103,18 @@ def asked_first(since: str, last: date) -> date:
         return parse_day(since, "from")
     count = int(back[1]) * (7 if back[2] == "w" else 1)
     return parse_day((last - timedelta(days=count - 1)).isoformat(), "from")
+
+
+def asked_moments(
+    since: str | None, until: str | None, zone: ZoneInfo
+) -> tuple[int | None, int | None]:
+    """Give the start of the first day and the end of the last, where they were asked for."""
+    last = asked_last(until, zone)
+    first = last if since is None else asked_first(since, last)
+    if first > last:
+        raise InvalidRequest("`from` must not be later than `to`.", param="from")
+    starts = midnights(Range(first, last, zone))
+    return None if since is None else starts[0], None if until is None else starts[-1]
 
 
 @contextmanager
