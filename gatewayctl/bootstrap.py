@@ -1,7 +1,9 @@
 """What a gateway needs to start: config, presets, database, tenant, first key, first credit."""
 
+import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +14,10 @@ from server.billing.ledger import Balance, Kind
 from server.config.files import make_private_folder, write_private
 from server.config.load import Settings, example_text, load
 from server.presets.load import BUILTIN, load_presets
+from server.store import audit
 from server.store.db import open_database, transaction
 from server.store.lock import is_held
-from server.store.migrate import migrate
+from server.store.migrate import SchemaState, check, migrate
 from server.store.models import Key, Tenant
 from server.tenants import keys, secrets, tenants
 from server.tenants.keys import Billing, Minted, Scope
@@ -97,28 +100,49 @@ def _complete_database(
 ) -> None:
     path = done.settings.database_path
     done.served_by = is_held(path)
-    if done.served_by is not None:
-        return
     with store_failures():
-        if migrate(path):
+        if done.served_by is not None:
+            if check(path) is SchemaState.CURRENT:
+                with _changing(path):
+                    _record_made(done, now)
+            return
+        if migrate(path, actor=audit.INIT):
             done.made.append(str(path))
-        database = open_database(path)
-        try:
-            with transaction():
-                tenant = tenants.ensure_default(now)
-                _subscribe(done, tenant, now)
-                if credit_micros:
-                    _grant_once(tenant, now, credit_micros)
-                done.balance = ledger.balance_of(tenant.id)
-                _complete_keys(done, tenant, now, needs_key=needs_key)
-        finally:
-            database.close()
+        with _changing(path):
+            _record_made(done, now)
+            tenant = tenants.ensure_default(now)
+            _subscribe(done, tenant, now)
+            if credit_micros:
+                _grant_once(tenant, now, credit_micros)
+            done.balance = ledger.balance_of(tenant.id)
+            _complete_keys(done, tenant, now, needs_key=needs_key)
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[None]:
+    database = open_database(path)
+    try:
+        with transaction():
+            yield
+    finally:
+        database.close()
+
+
+def _record_made(done: Completed, now: datetime) -> None:
+    if done.made:
+        audit.record(
+            audit.Action.CONFIG_INITIALISED,
+            str(done.settings.path),
+            actor=audit.INIT,
+            at=now,
+            made=[os.path.relpath(each, done.settings.folder) for each in done.made],
+        )
 
 
 def _subscribe(done: Completed, tenant: Tenant, now: datetime) -> None:
     config = done.settings.config
     if config.default_tier is not None and subscriptions.find(tenant.id) is None:
-        subscriptions.subscribe(tenant.id, config.default_tier, config.tiers, now)
+        subscriptions.subscribe(tenant.id, config.default_tier, config.tiers, now, actor=audit.INIT)
         done.tier = config.default_tier
 
 
@@ -131,6 +155,7 @@ def _grant_once(tenant: Tenant, now: datetime, credit_micros: int) -> None:
         at=now,
         created_by="cli",
         reason="quickstart",
+        actor=audit.INIT,
     )
 
 
@@ -147,4 +172,5 @@ def _complete_keys(done: Completed, tenant: Tenant, now: datetime, *, needs_key:
             created_by="cli",
             now=now,
             secret=secrets.generate(),
+            actor=audit.INIT,
         )

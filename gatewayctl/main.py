@@ -27,6 +27,7 @@ NOUNS = {
     "subscription": "Give, end and show what a tenant subscribes to.",
     "credits": "Grant credit, read the ledger, and prove every number of it.",
     "usage": "Report requests, tokens and cost.",
+    "audit": "Tell who created, revoked, granted or changed what.",
     "presets": "Look at each tool's prompt and skills.",
     "models": "Look at the models, and check their upstreams.",
     "config": "Find, check and show the configuration.",

@@ -4,6 +4,7 @@ import typer
 
 from gatewayctl.options import noun
 from gatewayctl.session import Session, store_failures
+from server.store import audit
 from server.store import migrate as schema
 
 app = noun("Migrate and check the database.")
@@ -15,7 +16,7 @@ def migrate(ctx: typer.Context) -> None:
     session = Session.of(ctx)
     path = session.settings().database_path
     with store_failures():
-        applied = schema.migrate(path)
+        applied = schema.migrate(path, actor=audit.CLI)
     document = {"object": "migration", "path": str(path), "applied": applied}
     session.out.note(f"Migrated {path}." if applied else f"{path} is up to date.")
     session.out.lines(document, applied)

@@ -9,6 +9,7 @@ from gatewayctl.output import Table
 from gatewayctl.session import Session
 from gatewayctl.spans import parse_span
 from server import clock
+from server.store import audit
 from server.store.models import Key
 from server.tenants import keys, secrets, tenants
 from server.tenants.keys import Billing, Scope
@@ -100,7 +101,7 @@ def revoke(ctx: typer.Context, key_id: KeyId) -> None:
     """End a key for good: running requests finish, the next is refused."""
     session, now = Session.of(ctx), clock.now()
     with session.changing():
-        document = keys.as_json(keys.revoke(None, key_id, now=now), now)
+        document = keys.as_json(keys.revoke(None, key_id, actor=audit.CLI, now=now), now)
     session.out.note(f"Revoked {key_id}.")
     session.out.value(document, key_id)
 

@@ -14,6 +14,8 @@ from server import clock
 from server.billing.money import dollars
 from server.billing.pricing import Tokens
 from server.errors import InsufficientBalance, NotFound
+from server.store import audit
+from server.store.audit import Action
 from server.store.statements import execute
 
 GENESIS = bytes(32)  # the hash before a tenant's first entry
@@ -86,8 +88,11 @@ def post(
     created_by: str,
     reason: str | None = None,
     may_overdraw: bool = True,
+    actor: str | None = None,
 ) -> Entry | None:
     """Append an entry and move the balance by it; None when (kind, ref) was posted before.
+
+    `actor` goes into the audit log where that says more than `created_by`.
 
     Raises:
         InsufficientBalance: it would take more than is available, and may not.
@@ -105,6 +110,16 @@ def post(
     (balance,) = moved
     values = (tenant_id, kind, ref, amount_micros, balance)
     seq, at_ms = _append(*values, at=at, detail=NO_DETAIL, created_by=created_by, reason=reason)
+    audit.record(
+        _ACTIONS[kind],
+        ref,
+        actor=actor or created_by,
+        at=at,
+        tenant_id=tenant_id,
+        amount_micros=amount_micros,
+        reason=reason,
+        seq=seq,
+    )
     return Entry(tenant_id, seq, kind, ref, amount_micros, balance, clock.from_ms(at_ms))
 
 
@@ -171,6 +186,15 @@ def _append(
     execute(_APPEND, (*values, hash_of(last_hash, columns)))
     return seq, at_ms
 
+
+# A charge is no row of the audit log: it is a request's own doing, and the ledger has it.
+_ACTIONS = {
+    Kind.TOPUP: Action.STRIPE_TOPUP,
+    Kind.GRANT: Action.CREDITS_GRANTED,
+    Kind.REFUND: Action.STRIPE_REFUND,
+    Kind.DISPUTE: Action.STRIPE_DISPUTE,
+    Kind.ADJUSTMENT: Action.CREDITS_ADJUSTED,
+}
 
 COLUMNS = (
     *("tenant_id", "seq", "kind", "ref", "amount_micros", "balance_after_micros", "at"),

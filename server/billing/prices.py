@@ -6,6 +6,7 @@ from datetime import datetime
 from server import clock
 from server.billing import pricing
 from server.config.schema import Config
+from server.store import audit
 from server.store.models import Price as Row
 
 
@@ -43,6 +44,16 @@ def _numbered(price: pricing.Price, now: datetime) -> pricing.Price:
         return last
     values = {name: value for name, value in columns.items() if name != "number"}
     row = Row.create(**values, created_at=clock.from_ms(clock.to_ms(now)))
+    told = {name: value for name, value in values.items() if name != "model"}
+    audit.record(
+        audit.Action.PRICE_SET,
+        price.model,
+        actor=audit.SERVE,
+        at=now,
+        tenant_id=None,
+        number=row.id,
+        **told,
+    )
     return pricing.from_columns(columns | {"number": row.id})
 
 

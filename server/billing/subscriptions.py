@@ -13,7 +13,9 @@ from server import clock
 from server.billing.pricing import QUOTA_WINDOW_S
 from server.config.schema import Tier
 from server.errors import Conflict, NotFound
-from server.store.models import Subscription
+from server.store import audit
+from server.store.audit import Action
+from server.store.models import Subscription, Tenant
 
 ON = ("active", "trialing")
 ENDED = ("canceled", "incomplete_expired")  # Stripe never brings these back
@@ -45,8 +47,12 @@ def put(
     current_period_end: datetime | None = None,
     cancel_at: datetime | None = None,
     grace_until: datetime | None = None,
+    actor: str | None = None,
 ) -> None:
-    """Write a tenant's one row over what it was; what is used of the quota stays used."""
+    """Write a tenant's one row over what it was; what is used of the quota stays used.
+
+    `actor` goes into the audit log where that says more than `source`.
+    """
     told = {
         Subscription.tier: tier,
         Subscription.status: status,
@@ -61,9 +67,27 @@ def put(
     Subscription.insert(told | made).on_conflict(
         conflict_target=[Subscription.tenant], preserve=list(told)
     ).execute()
+    audit.record(
+        Action.SUBSCRIPTION_CANCELLED if status in ENDED else Action.SUBSCRIPTION_SET,
+        Tenant.get_by_id(tenant_id).public_id,
+        actor=actor or source,
+        at=now,
+        tenant_id=tenant_id,
+        tier=tier,
+        status=status,
+        stripe_id=stripe_id,
+        cancel_at=cancel_at,
+    )
 
 
-def subscribe(tenant_id: int, tier: str, tiers: Mapping[str, Tier], now: datetime) -> None:
+def subscribe(
+    tenant_id: int,
+    tier: str,
+    tiers: Mapping[str, Tier],
+    now: datetime,
+    *,
+    actor: str = audit.CLI,
+) -> None:
     """Give a tenant a tier without Stripe, at once and until it is cancelled.
 
     Raises:
@@ -73,7 +97,7 @@ def subscribe(tenant_id: int, tier: str, tiers: Mapping[str, Tier], now: datetim
     if tier not in tiers:
         raise _unknown_tier(tier, tiers)
     _refuse_stripes(find(tenant_id))
-    put(tenant_id, tier, status="active", source="cli", now=now)
+    put(tenant_id, tier, status="active", source="cli", now=now, actor=actor)
 
 
 def cancel(tenant_id: int, now: datetime) -> None:

@@ -58,6 +58,7 @@ async def topup(request: AnyRequest) -> wire.Answer:
         caller.tenant_id,
         topups.check_amount(fields.get("amount_cents")),
         public_id=secrets.new_id("tu_"),
+        actor=caller.key_public_id,
         now=clock.now(),
     )
     return wire.answer(request, topups.as_json(made), status=201)
@@ -71,6 +72,7 @@ async def checkout(request: AnyRequest) -> wire.Answer:
         caller.tenant_id,
         checkouts.check_tier(account, fields.get("tier")),
         public_id=secrets.new_id("co_"),
+        actor=caller.key_public_id,
         now=clock.now(),
     )
     return wire.answer(request, checkouts.as_json(made), status=201)

@@ -67,7 +67,9 @@ async def revoke_key(request: AnyRequest, key_id: str) -> wire.Answer:
     caller = wire.authenticate(request, services)
     wire.require_manage(caller)
     now = clock.now()
-    key = await services.store.write(keys.revoke, caller.tenant_id, key_id, now=now)
+    key = await services.store.write(
+        keys.revoke, caller.tenant_id, key_id, actor=caller.key_public_id, now=now
+    )
     return wire.answer(request, keys.as_json(key, now))
 
 

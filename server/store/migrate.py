@@ -11,7 +11,7 @@ from peewee import SqliteDatabase
 from playhouse.migrations import MigrationError, Runner
 
 from server import clock
-from server.store import problems
+from server.store import audit, problems
 from server.store.lock import ServeLock
 from server.store.problems import (
     NoDatabase,
@@ -71,11 +71,12 @@ def require_current(path: Path) -> None:
             return
 
 
-def migrate(path: Path, *, migrations: Path = MIGRATIONS) -> list[str]:
+def migrate(path: Path, *, actor: str = audit.SERVE, migrations: Path = MIGRATIONS) -> list[str]:
     """Create the database or bring its schema up to date; return the migrations applied.
 
     Nothing pending changes nothing. Otherwise a backup goes into `backups/` beside the file
-    first, and all migrations are one transaction: a failure leaves the file as it was.
+    first, and all migrations are one transaction: a failure leaves the file as it was. The
+    audit log says that `actor` did it.
 
     Raises:
         LockHeld: the server runs.
@@ -91,9 +92,9 @@ def migrate(path: Path, *, migrations: Path = MIGRATIONS) -> list[str]:
             return []
         if state is SchemaState.MISSING:
             with _new_file(path):
-                return _apply(path, migrations)
+                return _apply(path, migrations, actor)
         back_up(path)
-        return _apply(path, migrations)
+        return _apply(path, migrations, actor)
 
 
 def back_up(path: Path) -> Path:
@@ -114,13 +115,17 @@ def back_up(path: Path) -> Path:
     return copy
 
 
-def _apply(path: Path, migrations: Path) -> list[str]:
+def _apply(path: Path, migrations: Path, actor: str) -> list[str]:
     # Foreign keys stay off meanwhile (SQLite's default): rebuilding a table drops the old one.
     database = SqliteDatabase(str(path))
     try:
-        with immediate(database):
+        with immediate(database) as connection:
             applied: list[str] = Runner(database, str(migrations), _HISTORY).up()
             _require_whole_references(database)
+            told = audit.row(
+                audit.Action.DB_MIGRATED, path.name, actor=actor, at=clock.now(), applied=applied
+            )
+            connection.execute(audit.APPEND, told)
         database.execute_sql("PRAGMA journal_mode = WAL")
     except (*problems.DATABASE_ERRORS, MigrationError) as exc:
         raise StoreError(

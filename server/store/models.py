@@ -290,7 +290,20 @@ class StripeCursor(Table):
     customers_at = Moment(null=True)  # when all customers were last compared
 
 
+class Audit(Table):
+    """Something that was changed, and who did it; append-only."""
+
+    id = AutoField()
+    at = Moment()
+    actor = TextField()  # cli:ada | init:ada | serve:ada | the acting key's public id | stripe
+    tenant = ForeignKeyField(Tenant, null=True, index=False)
+    tenant_id: int | None
+    action = TextField()
+    target = TextField()  # a public id, or what else it goes by
+    details = TextField()  # JSON, its names in order
+
+
 TABLES: tuple[type[Table], ...] = (
     *(Instance, Tenant, Key, Price, Entry, Subscription, Request),
-    *(Topup, Checkout, Payment, StripeEvent, StripeCursor),
+    *(Topup, Checkout, Payment, StripeEvent, StripeCursor, Audit),
 )

@@ -9,7 +9,8 @@ from peewee import ModelSelect
 
 from server import clock
 from server.errors import Conflict, InvalidApiKey, InvalidRequest, NotFound
-from server.store import models
+from server.store import audit, models
+from server.store.audit import Action
 from server.store.models import Key
 from server.tenants import child, labels, secrets
 from server.tenants.caller import Billing, Caller, Scope, authenticate
@@ -67,8 +68,11 @@ def mint(
     created_by: str,
     now: datetime,
     secret: str,
+    actor: str | None = None,
 ) -> Minted:
     """Add a key for `secret`, which `secrets.generate` made.
+
+    `actor` goes into the audit log where that says more than `created_by`.
 
     Raises:
         InvalidRequest: the name or member is not printable, or the expiry has passed.
@@ -89,6 +93,8 @@ def mint(
         created_by=created_by,
         expires_at=expires_at,
     )
+    told = {"member": member, "billing": key.billing, "scope": key.scope, "expires_at": expires_at}
+    _record(Action.KEY_CREATED, key, actor or created_by, now, **told)
     return Minted(key, secret)
 
 
@@ -147,12 +153,13 @@ def find(tenant_id: int | None, public_id: str) -> Key:
     return key
 
 
-def revoke(tenant_id: int | None, public_id: str, *, now: datetime) -> Key:
+def revoke(tenant_id: int | None, public_id: str, *, actor: str, now: datetime) -> Key:
     """End a key for good; doing it twice changes nothing. Raises as `find`."""
     key = find(tenant_id, public_id)
     if key.revoked_at is None:
         key.revoked_at = now
         key.save(only=[Key.revoked_at])
+        _record(Action.KEY_REVOKED, key, actor, now)
     return key
 
 
@@ -194,6 +201,8 @@ def rotate(
     else:
         old.revoked_at = now
     old.save(only=[Key.expires_at, Key.revoked_at])
+    told = {"successor": successor.key.public_id, "ends_at": old.revoked_at or old.expires_at}
+    _record(Action.KEY_ROTATED, old, created_by, now, **told)
     return successor
 
 
@@ -231,6 +240,18 @@ def as_json(key: Key, now: datetime) -> dict[str, Any]:
         "last_used_at": _shown(key.last_used_at),
         "revoked_at": _shown(key.revoked_at),
     }
+
+
+def _record(action: Action, key: Key, actor: str, now: datetime, **details: object) -> None:
+    audit.record(
+        action,
+        key.public_id,
+        actor=actor,
+        at=now,
+        tenant_id=key.tenant_id,
+        name=key.name,
+        **details,
+    )
 
 
 def _shown(moment: datetime | None) -> str | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from server import clock
 from server.errors import Conflict, InvalidRequest, NotFound
+from server.store import audit
 from server.store.models import Tenant
 from server.tenants import labels, secrets
 
@@ -24,13 +25,13 @@ def create(name: str, now: datetime) -> Tenant:
         raise InvalidRequest(f"A tenant's name cannot begin with `{_ID_PREFIX}`.", param="name")
     if Tenant.get_or_none(Tenant.name == name) is not None:
         raise Conflict(f"There is a tenant named {name} already; choose another name.")
-    return _insert(name, now)
+    return _insert(name, now, actor=audit.CLI)
 
 
 def ensure_default(now: datetime) -> Tenant:
     """Give the tenant `default`, which a single team needs only; make it the first time."""
     tenant: Tenant | None = Tenant.get_or_none(Tenant.name == DEFAULT)
-    return tenant or _insert(DEFAULT, now)
+    return tenant or _insert(DEFAULT, now, actor=audit.INIT)
 
 
 def find(name_or_id: str) -> Tenant:
@@ -62,5 +63,14 @@ def as_json(tenant: Tenant) -> dict[str, Any]:
     }
 
 
-def _insert(name: str, now: datetime) -> Tenant:
-    return Tenant.create(public_id=secrets.new_id(_ID_PREFIX), name=name, created_at=now)
+def _insert(name: str, now: datetime, *, actor: str) -> Tenant:
+    tenant = Tenant.create(public_id=secrets.new_id(_ID_PREFIX), name=name, created_at=now)
+    audit.record(
+        audit.Action.TENANT_CREATED,
+        tenant.public_id,
+        actor=actor,
+        at=now,
+        tenant_id=tenant.id,
+        name=name,
+    )
+    return tenant

@@ -56,6 +56,7 @@ class Shop:
             tenant_id or self.tenant_id,
             cents,
             public_id=secrets.new_id("tu_"),
+            actor="key_test",
             now=clock.now(),
         )
 
@@ -70,6 +71,7 @@ class Shop:
             self.tenant_id,
             tier,
             public_id=secrets.new_id("co_"),
+            actor="key_test",
             now=clock.now(),
         )
 

@@ -72,7 +72,7 @@ def test_a_key_expires_at_its_moment(minted, now):
 
 
 def test_a_revoked_key_is_refused_by_name_even_beside_an_unknown_one(minted, now):
-    keys.revoke(None, minted.key.public_id, now=now)
+    keys.revoke(None, minted.key.public_id, actor="cli", now=now)
 
     with pytest.raises(InvalidApiKey, match="was revoked"):
         authenticate([minted.secret, UNKNOWN], now)

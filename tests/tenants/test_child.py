@@ -131,7 +131,7 @@ def test_an_inference_key_makes_no_keys(mint_child, parent, scope):
 
 
 def test_a_parent_revoked_a_moment_ago_makes_no_keys(mint_child, parent, now):
-    keys.revoke(None, parent.key_public_id, now=now)
+    keys.revoke(None, parent.key_public_id, actor="cli", now=now)
 
     with pytest.raises(InvalidApiKey, match="revoked"):
         mint_child(name="ci")

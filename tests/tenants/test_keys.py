@@ -106,7 +106,7 @@ def test_another_tenants_key_looks_like_a_missing_one(mint, tenant, now):
 
     for look_up in (
         lambda: keys.find(tenant.id, theirs.public_id),
-        lambda: keys.revoke(tenant.id, theirs.public_id, now=now),
+        lambda: keys.revoke(tenant.id, theirs.public_id, actor="cli", now=now),
     ):
         with pytest.raises(NotFound, match=rf"^There is no key {theirs.public_id}; list "):
             look_up()
@@ -129,8 +129,8 @@ def test_a_command_finds_and_lists_keys_of_every_tenant(mint, now):
 def test_revoking_twice_keeps_the_first_moment(mint, tenant, now):
     key = mint().key
 
-    keys.revoke(tenant.id, key.public_id, now=now)
-    again = keys.revoke(tenant.id, key.public_id, now=now + HOUR)
+    keys.revoke(tenant.id, key.public_id, actor="cli", now=now)
+    again = keys.revoke(tenant.id, key.public_id, actor="cli", now=now + HOUR)
 
     assert again.revoked_at == now
     assert keys.as_json(again, now)["status"] == "revoked"
@@ -185,7 +185,7 @@ def test_without_grace_the_old_key_is_revoked_at_once(mint, now):
 
 def test_a_dead_key_has_no_successor(mint, now):
     old = mint().key
-    keys.revoke(None, old.public_id, now=now)
+    keys.revoke(None, old.public_id, actor="cli", now=now)
 
     with pytest.raises(Conflict, match="is revoked"):
         keys.rotate(

@@ -37,7 +37,7 @@ def check_tier(account: Account, name: object) -> str:
 
 
 async def start(
-    account: Account, tenant_id: int, tier: str, *, public_id: str, now: datetime
+    account: Account, tenant_id: int, tier: str, *, public_id: str, actor: str, now: datetime
 ) -> Checkout:
     """Open a session in which a person subscribes to `tier`.
 
@@ -70,6 +70,7 @@ async def start(
         params=_params(
             customer, public_id, tier, price_id, back=back, expires_at=now + sessions.LIFETIME
         ),
+        actor=actor,
         now=now,
     )
     return await sessions.obtain(account, checkout)
@@ -135,13 +136,13 @@ def _open_ones(tenant_id: int) -> list[Checkout]:
 
 
 def _insert(
-    tenant_id: int, tier: str, *, public_id: str, params: Fields, now: datetime
+    tenant_id: int, tier: str, *, public_id: str, params: Fields, actor: str, now: datetime
 ) -> Checkout:
     """Write the row of a checkout; the check and the row are one transaction."""
     if _open_ones(tenant_id):
         raise Conflict("Another checkout was opened at the same moment; try again.")
     return sessions.insert(
-        Checkout, tenant_id, public_id=public_id, params=params, now=now, tier=tier
+        Checkout, tenant_id, public_id=public_id, params=params, actor=actor, now=now, tier=tier
     )
 
 

@@ -8,6 +8,8 @@ import msgspec
 
 from server.billing.stripe.account import Account
 from server.billing.stripe.client import Fields, Refused
+from server.store import audit
+from server.store.audit import Action
 from server.store.models import Checkout, CheckoutSession, Topup
 
 Row = TypeVar("Row", bound=CheckoutSession)
@@ -23,10 +25,14 @@ def insert(
     *,
     public_id: str,
     params: Fields,
+    actor: str,
     now: datetime,
     **columns: object,
 ) -> Row:
-    """Write down what Stripe is about to be asked, to be asked again word for word."""
+    """Write down what Stripe is about to be asked, to be asked again word for word.
+
+    `columns` are the model's own; `actor` is the key that asks.
+    """
     row: Row = model.create(
         public_id=public_id,
         tenant=tenant_id,
@@ -36,6 +42,8 @@ def insert(
         created_at=now,
         **columns,
     )
+    action = Action.TOPUP_OPENED if model is Topup else Action.CHECKOUT_OPENED
+    audit.record(action, public_id, actor=actor, at=now, tenant_id=tenant_id, **columns)
     return row
 
 

@@ -151,7 +151,7 @@ def _apply(
     if told is not None and _overrules(told, row):
         _put(tenant_id, row, told, now)
     if is_gone:
-        customers.detach(tenant_id)
+        customers.detach(tenant_id, now)
         _end(tenant_id, now)
     return True
 

@@ -30,7 +30,13 @@ def check_amount(value: object) -> int:
 
 
 async def start(
-    account: Account, tenant_id: int, amount_cents: int, *, public_id: str, now: datetime
+    account: Account,
+    tenant_id: int,
+    amount_cents: int,
+    *,
+    public_id: str,
+    actor: str,
+    now: datetime,
 ) -> Topup:
     """Open a session in which a person pays `amount_cents` into the tenant's balance.
 
@@ -46,6 +52,7 @@ async def start(
         tenant_id,
         public_id=public_id,
         params=_params(customer, public_id, amount_cents, back, now + sessions.LIFETIME),
+        actor=actor,
         now=now,
         amount_cents=amount_cents,
     )
