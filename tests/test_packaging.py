@@ -1,11 +1,15 @@
 """The wheel: it holds the source whole, and works away from the checkout."""
 
+import json
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
+from urllib.request import urlopen
 from zipfile import ZipFile
 
 import pytest
@@ -46,13 +50,19 @@ def run(installed, tmp_path):
     """Run a program of that environment in an empty folder that is also the home."""
 
     def call(*words):
-        env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
-        command = [installed / words[0], *words[1:]]
-        return subprocess.run(
-            command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-        )
+        return subprocess.run(**_command(installed, tmp_path, words), text=True, check=False)
 
     return call
+
+
+def _command(programs, home, words):
+    return {
+        "args": [programs / words[0], *words[1:]],
+        "cwd": home,
+        "env": {"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
 
 
 def _pip(*words):
@@ -85,6 +95,30 @@ def test_the_installed_command_sets_a_gateway_up(run, tmp_path):
     assert (made.returncode, made.stdout[:4]) == (0, "gwk_"), made.stderr
     assert [check.returncode for check in checks] == [0, 0, 0], checks
     assert {"config.yaml", "presets", "gateway.db"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_installed_command_knows_its_version(run):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert run("gatewayctl", "--version").stdout == f"gatewayctl {project['version']}\n"
+
+
+def test_the_installed_command_serves_at_once(installed, tmp_path):
+    words = ("gatewayctl", "quickstart", "--port", "0", "--json")
+    with subprocess.Popen(**_command(installed, tmp_path, words)) as process:
+        try:
+            said = b""
+            while not said.endswith(b"\n}\n") and (line := process.stdout.readline()):
+                said += line
+            url = json.loads(said)["url"]
+            with urlopen(f"{url}/readyz", timeout=10) as answer:
+                ready = answer.read()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, told = process.communicate(timeout=20)
+
+    assert ready == b'{"status":"ready"}'
+    assert (process.returncode, told) == (0, b"")
 
 
 def test_the_installed_packages_are_the_wheels_own(run, installed):
