@@ -168,10 +168,12 @@ class QuotaExceeded(GatewayError):
     """The subscription's quota is used up; `retry-after` leads to the window's end.
 
     `held` is what running requests hold, in weighted tokens: some of it may come back soon.
+    `resets_at_s` is the window's end, in seconds since 1970.
     """
 
     status, code = 429, "quota_exceeded"
     held: int = 0
+    resets_at_s: int | None = None
 
 
 class NotSupported(GatewayError):

@@ -40,15 +40,11 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     compat = rules.compat[target.upstream]
     most_output = rules.config.models[route.model].max_output_tokens
     spoken = rules.spoken_by(target, request.protocol)
-    tuned = _tuned(request, preset, rules)
-    if spoken is not request.protocol:
-        leaving = ways.request(tuned, spoken, compat=compat, max_tokens=most_output)
-    elif spoken is Protocol.ANTHROPIC:
-        leaving = Translated(dict(native_messages.mended(tuned)), {})
+    leaving = Translated(_tuned(request, preset, rules), {})
+    if spoken is request.protocol:
+        leaving = Translated(_mended(leaving.fields, request, compat), {})
     else:
-        is_own = request.asked is not None
-        mended = native_chat.mended(tuned, compat, is_own=is_own)
-        leaving = Translated(fitted(mended, compat) if is_own else mended, {})
+        leaving = ways.request(leaving.fields, spoken, compat=compat, max_tokens=most_output)
     streamed = request.stream or (
         _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
     )
@@ -76,6 +72,15 @@ def _tuned(request: Body, preset: Preset | None, rules: Rules) -> dict[str, Raw]
     ):
         return request.fields
     return _APPLY[request.protocol](request.fields, rules.texts[preset.tool])
+
+
+def _mended(fields: Mapping[str, Raw], request: Body, compat: Compat) -> dict[str, Raw]:
+    """Rid a request that needs no translation of what its upstream would refuse all the same."""
+    if request.protocol is Protocol.ANTHROPIC:
+        return dict(native_messages.mended(fields))
+    is_own = request.asked is not None
+    mended = native_chat.mended(fields, compat, is_own=is_own)
+    return fitted(mended, compat) if is_own else mended
 
 
 def _may_be_long(request: Body, most_output: int, rules: Rules) -> bool:

@@ -97,6 +97,7 @@ def refusal(
         retry_after_s=wait_s,
     )
     err.held = row.held_tokens if is_open else 0
+    err.resets_at_s = (begun_ms + WINDOW_MS) // 1000
     return err
 
 

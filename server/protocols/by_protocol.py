@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from server.errors import GatewayError
+from server.errors import GatewayError, QuotaExceeded
 from server.protocols import Protocol, envelopes, extras, sse, tokens, usage
 
 METER: Mapping[Protocol, Callable[[], usage.Meter]] = {
@@ -31,7 +31,12 @@ def render(err: GatewayError, protocol: Protocol, request_id: str) -> dict[str, 
     """Give the error body that a caller of `protocol` understands."""
     if protocol is Protocol.ANTHROPIC:
         return envelopes.anthropic(err, request_id)
-    return envelopes.openai(err)
+    body = envelopes.openai(err)
+    if protocol is Protocol.RESPONSES and isinstance(err, QuotaExceeded):
+        # Codex waits out any other 429 in silence, for a day if it has to; of this one it tells
+        # when to come back, and stops (codex 0.169.0, measured 2026-11).
+        body["error"] |= {"type": "usage_limit_reached", "resets_at": err.resets_at_s}
+    return body
 
 
 def without_usage_chunk(events: bytes) -> bytes:

@@ -9,6 +9,7 @@ from support.priced import CHECK, PATHS, asked, balance, config, entries, give_m
 from support.raw_upstream import until
 from support.validators import check_messages_stream
 
+from server import clock
 from server.billing import ledger
 from server.tenants import keys
 from server.upstream.demo import DemoOptions
@@ -269,13 +270,18 @@ def test_a_quota_is_spent_in_weighted_tokens_and_then_refuses(tmp_path):
                 body = asked("endless", max_tokens=64_000)
                 cut = await client.post("/claudecode/v1/messages", json=body)
                 refused = await client.post("/claudecode/v1/messages", json=body)
+                codex = {"model": "endless", "input": "hello"}
+                stopped = await client.post("/codex/v1/responses", json=codex)
                 shown = (await client.get("/tenant/subscription")).json()
             rows = await settled(gateway)
-            return cut, refused, shown, rows, await entries(gateway)
+            return cut, refused, stopped, shown, rows, await entries(gateway)
 
-    cut, refused, shown, rows, found = asyncio.run(scenario())
+    cut, refused, stopped, shown, rows, found = asyncio.run(scenario())
 
     assert check_messages_stream(cut.content).stop_reason == "max_tokens"
+    assert (stopped.status_code, stopped.json()["error"]["type"]) == (429, "usage_limit_reached")
+    resets_at = clock.from_ms(stopped.json()["error"]["resets_at"] * 1000)
+    assert clock.rfc3339(resets_at) == shown["quota"]["resets_at"]
     assert refused.status_code == 429
     assert refused.headers["x-should-retry"] == "false"
     assert 86_390 <= int(refused.headers["retry-after"]) <= 86_400

@@ -104,3 +104,21 @@ def test_a_provider_that_breaks_off_is_tried_again_and_told_in_our_words(heard):
     assert "stream disconnected before completion: The provider cut its answer" in found.said
     assert found.requests == len(found.rows) == TRIES
     assert {(row["status"], row["outcome"]) for row in found.rows} == {(200, "upstream_error")}
+
+
+def test_a_quota_that_is_used_up_ends_at_once_and_says_when_to_come_back(tmp_path):
+    """Of any other 429 codex would wait for the end in silence, a day if it has to."""
+
+    async def scenario():
+        async with upstream() as provider:
+            text = crossed(provider, "openai").replace("2000}", "2000, quota_tokens: 1}")
+            async with started(tmp_path, text) as gateway, tee(gateway.url) as front:
+                _, subscribed = await gateway.mint(billing=Billing.SUBSCRIPTION)
+                home = tmp_path / "home"
+                done = await codex(home, f"{front.url}/codex/v1", subscribed).run()
+                return done, len(front.requests), await gateway.rows()
+
+    done, requests, rows = run(scenario)
+
+    assert "hit your usage limit. Try again at " in done.said
+    assert (requests, rows) == (1, [])
