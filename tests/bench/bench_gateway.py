@@ -86,6 +86,10 @@ ROWS = (
     Row("burst_cpu_us", "CPU µs per SSE event, burst", 3, "burst", cpu_us_per_event),
     Row("chat_paced_cpu_us", "CPU µs per SSE event, paced, chat completions", None, "chat paced",
         cpu_us_per_event),
+    Row("across_large_cpu_ms", "CPU ms per request, 60 KB body, translated for a chat upstream",
+        1.5, "large across", cpu_ms),
+    Row("across_burst_cpu_us", "CPU µs per SSE event, burst, translated from a chat upstream", 15,
+        "burst across", cpu_us_per_event),
     Row("requests_per_s_16", "requests/s at concurrency 16", 4000, "small", requests_per_s),
     Row("requests_per_s_64", "requests/s at concurrency 64", 6000, "small at 64", requests_per_s),
     Row("first_byte_p50_ms", "TTFB p50, 32 streams starting together, ms", 1, "paced",
@@ -114,15 +118,19 @@ def jobs(seconds):
     paced = stream | {"model": f"bench-{deltas}-{PAUSE_MS}"}
     burst = stream | {"deltas": 2 * deltas, "model": f"bench-{2 * deltas}-0", "concurrency": 8}
     chat = {"protocol": "openai", "path": "/v1/chat/completions"}
+    large = whole | {"path": "/claudecode/v1/messages", "size": "large"}
+    across = {"upstream": "openai"}  # a Messages client all the same
     return {
         "small": whole,
         "free": free,
-        "large": whole | {"path": "/claudecode/v1/messages", "size": "large"},
+        "large": large,
+        "large across": large | across | {"model": "across", "target": large["model"]},
         "chat": whole | chat,
         "small at 64": whole | {"concurrency": 64},
         "200 at once": long,
         "200 free ones": long | {"model": "free-long", "target": long["model"]},
         "burst": burst,
+        "burst across": burst | across | {"model": "across-burst", "target": burst["model"]},
         "direct paced": paced,
         "paced": paced,
         "chat paced": paced | chat,

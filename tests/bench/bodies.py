@@ -34,7 +34,8 @@ def _agent_turn() -> dict[str, object]:
     messages: list[object] = []
     for turn in range(TURNS):
         messages += _tool_call(turn)
-    messages.append({"role": "user", "content": [_block(1400, 9) | cached]})
+    question = [_result(TURNS), _block(600, 9) | cached]
+    messages.append({"role": "user", "content": question})
     return {
         "system": [_block(60, 0), _block(SYSTEM_BYTES, 1) | cached],
         "tools": [_tool(number) for number in range(TOOLS)],
@@ -45,13 +46,17 @@ def _agent_turn() -> dict[str, object]:
 def _tool_call(turn: int) -> list[object]:
     """Give what the agent said and called, after what it was told; in the order of a session."""
     call_id = f"toolu_bench{turn:04}"
-    told: dict[str, object] = {"type": "tool_result", "tool_use_id": f"toolu_bench{turn - 1:04}"}
-    told["content"] = _text(800, turn)
     call = {"type": "tool_use", "id": call_id, "name": f"Tool{turn}", "input": {"path": "main.py"}}
     return [
-        {"role": "user", "content": [told if turn else _block(800, turn)]},
+        {"role": "user", "content": [_result(turn) if turn else _block(800, turn)]},
         {"role": "assistant", "content": [_block(850, turn + 50), call]},
     ]
+
+
+def _result(turn: int) -> dict[str, object]:
+    """Give what the call of the turn before brought."""
+    told = {"type": "tool_result", "tool_use_id": f"toolu_bench{turn - 1:04}"}
+    return told | {"content": _text(800, turn)}
 
 
 def _tool(number: int) -> dict[str, object]:

@@ -54,7 +54,8 @@ def lay_out(folder, port, jobs):
     """Write a config that leads to the upstream at `port`; give the secret of the first key."""
     models = {}
     for job in jobs:
-        target = TARGET.format(upstream=job["protocol"], model=job.get("target", job["model"]))
+        upstream, model = job.get("upstream", job["protocol"]), job.get("target", job["model"])
+        target = TARGET.format(upstream=upstream, model=model)
         models.setdefault(job["model"], {})[target] = None
     lines = [
         MODEL.format(
