@@ -1,7 +1,7 @@
 """Keys: minting, listing, revoking and rotating them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -46,7 +46,7 @@ class Minted:
     """A new key and its secret, which exists nowhere else."""
 
     key: Key
-    secret: str
+    secret: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

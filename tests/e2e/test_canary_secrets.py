@@ -242,12 +242,17 @@ def test_no_secret_turns_up_in_logs_database_output_or_process_lists(house):
         "process list": listed,
         "answers": bodies + heads,
     }.items():
-        found = [each for each in secrets if any(each.encode() in text for text in texts)]
+        found = [each for each in secrets if any(_core(each) in text for text in texts)]
         assert found == [], place
 
 
 def _ask():
     return {"model": "good", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+
+
+def _core(secret):
+    """Give what nobody may see of a secret: keys are listed by their first 8 and last 4."""
+    return secret[8:-4].encode()
 
 
 def _as_served(folder):

@@ -31,6 +31,7 @@ def test_only_the_digest_of_a_secret_is_stored(mint, database):
     minted = mint()
 
     (row,) = database.execute_sql("SELECT * FROM key").fetchall()
+    assert minted.secret not in repr(minted)
     assert minted.secret not in map(str, row)
     assert secrets.digest(minted.secret) in row
     assert (minted.key.prefix, minted.key.last4) == (minted.secret[:8], minted.secret[-4:])
