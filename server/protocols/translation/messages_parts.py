@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from server.protocols.translation import Context
+from server.protocols.translation.completions import SIGNED_FORMAT
 from server.protocols.usage import Usage
 
 FINISH_REASON: Mapping[str | None, str] = MappingProxyType(
@@ -21,7 +22,6 @@ FINISH_REASON: Mapping[str | None, str] = MappingProxyType(
         "refusal": "content_filter",
     }
 )
-DETAILS_FORMAT = "anthropic-claude-v1"
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -99,12 +99,12 @@ def message(blocks: Sequence[Block], context: Context) -> dict[str, Any]:
 def signed_reasoning(thinking: str | Raw, signature: str | Raw) -> dict[str, Any]:
     """Give a signed thinking block as OpenRouter does, without its index."""
     told = {"type": "reasoning.text", "text": thinking, "signature": signature}
-    return {**told, "format": DETAILS_FORMAT}
+    return {**told, "format": SIGNED_FORMAT}
 
 
 def encrypted_reasoning(data: str) -> dict[str, Any]:
     """Give a redacted_thinking block as OpenRouter does, without its index."""
-    return {"type": "reasoning.encrypted", "data": data, "format": DETAILS_FORMAT}
+    return {"type": "reasoning.encrypted", "data": data, "format": SIGNED_FORMAT}
 
 
 def tool_call(block: Block, ident: str, arguments: str, context: Context) -> dict[str, Any]:

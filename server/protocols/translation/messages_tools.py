@@ -1,7 +1,5 @@
 """Tools of a Messages request, and the choice among them, for a Chat server."""
 
-import hashlib
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -11,9 +9,7 @@ from msgspec import Raw
 from server.errors import InvalidRequest
 from server.protocols.compat import Compat
 from server.protocols.translation.json_text import NULL, array, is_null, quoted, read
-
-MAX_NAME_LENGTH = 64  # OpenAI's; the Messages API takes 128 (protocol facts, read 2026-11)
-DIGEST_LENGTH = 12
+from server.protocols.translation.tool_names import is_fit, shortened
 
 
 class Names:
@@ -33,7 +29,7 @@ class Names:
         Raises:
             InvalidRequest: another tool of this request has taken it.
         """
-        sent = name if _SENDABLE.fullmatch(name) else _shortened(name)
+        sent = name if is_fit(name) else shortened(name, name.encode())
         if self._owners.setdefault(sent, name) != name:
             raise InvalidRequest(f'The tool "{name}" needs another name.', param="tools")
         if sent != name:
@@ -94,15 +90,7 @@ class _Choice(msgspec.Struct):
 
 _TOOLS = msgspec.json.Decoder(list[_Tool])
 _CHOICE = msgspec.json.Decoder(_Choice)
-_SENDABLE = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
-_UNSENDABLE = re.compile(r"[^A-Za-z0-9_-]")
 _NAMED = b'{"type":"function","function":{"name":"%b"}}'
-
-
-def _shortened(name: str) -> str:
-    digest = hashlib.sha256(name.encode()).hexdigest()[:DIGEST_LENGTH]
-    kept = _UNSENDABLE.sub("_", name)[: MAX_NAME_LENGTH - DIGEST_LENGTH - 1]
-    return f"{kept}_{digest}"
 
 
 def _is_function(tool: _Tool, compat: Compat) -> bool:

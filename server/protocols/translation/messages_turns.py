@@ -14,6 +14,7 @@ from msgspec import Raw
 from server.errors import InvalidRequest
 from server.protocols.compat import Compat
 from server.protocols.translation import messages_content
+from server.protocols.translation.completions import SIGNED_FORMAT
 from server.protocols.translation.idents import from_safe
 from server.protocols.translation.json_text import (
     NULL,
@@ -32,7 +33,7 @@ from server.protocols.translation.messages_tools import Names
 # from version to version, so elsewhere it would stand in front of every cached prefix.
 ATTRIBUTION = b'"x-anthropic-billing-header:'
 
-SIGNED_FORMAT = b'"anthropic-claude-v1"'
+_SIGNED = quoted(SIGNED_FORMAT)
 
 
 def messages(
@@ -278,7 +279,7 @@ def _detail(thought: Block, index: int) -> bytes:
     if thought.type == "redacted_thinking":
         return b'{"type":"reasoning.encrypted","data":%b,"format":%b,"index":%d}' % (
             string(thought.data, "data"),
-            SIGNED_FORMAT,
+            _SIGNED,
             index,
         )
     text = string(thought.thinking, "thinking")
@@ -288,6 +289,6 @@ def _detail(thought: Block, index: int) -> bytes:
     return b'{"type":"reasoning.text","text":%b,"signature":%b,"format":%b,"index":%d}' % (
         text,
         signature[0],
-        SIGNED_FORMAT,
+        _SIGNED,
         index,
     )

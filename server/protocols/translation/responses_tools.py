@@ -10,8 +10,6 @@ tool_search, where the client     function of its own parameters
 all else                          nothing: it would have to run at the provider
 """
 
-import hashlib
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
@@ -21,8 +19,7 @@ from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.translation.json_text import NULL, is_null, read
-
-MAX_NAME_LENGTH = 64
+from server.protocols.translation.tool_names import is_fit, shortened
 
 
 class Kind(StrEnum):
@@ -73,9 +70,10 @@ class Tools:
         key = (namespace, name)
         if key not in self._names:
             readable = name if namespace is None else f"{namespace}__{name}"
-            is_fit = _NAME.fullmatch(readable) and readable not in self._taken
-            self._names[key] = readable if is_fit else _shortened(readable, key)
-            self._taken.add(self._names[key])
+            is_free = is_fit(readable) and readable not in self._taken
+            sent = readable if is_free else shortened(readable, msgspec.json.encode(key))
+            self._names[key] = sent
+            self._taken.add(sent)
         return self._names[key]
 
     def choice(self, raw: Raw) -> object:
@@ -154,9 +152,6 @@ class _Item(Struct):
 
 _ANY = msgspec.json.Decoder(Any)
 _TOOLS = msgspec.json.Decoder(list[_Item] | None)
-_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
-_UNFIT = re.compile(r"[^A-Za-z0-9_-]")
-_DIGEST_LENGTH = 12
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _INPUT: Mapping[str, Any] = {
     "type": "object",
@@ -219,9 +214,3 @@ def _parameters(tool: Tool, item: _Item) -> object:
 
 def _choose(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
-
-
-def _shortened(readable: str, key: tuple[str | None, str]) -> str:
-    """Give a name that fits, another one for each tool, and the same one in every request."""
-    digest = hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:_DIGEST_LENGTH]
-    return f"{_UNFIT.sub('_', readable)[: MAX_NAME_LENGTH - _DIGEST_LENGTH - 1]}_{digest}"
