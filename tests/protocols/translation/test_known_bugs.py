@@ -184,6 +184,14 @@ def test_more_cached_than_prompted_is_no_input_below_zero():
     )
 
 
+def test_more_thought_than_said_is_not_told():
+    usage = CACHED | {"completion_tokens_details": {"reasoning_tokens": 8}}
+
+    said = chat(chunk({"content": "Hi"}), chunk(finish="stop", usage=usage))
+
+    assert "output_tokens_details" not in said["usage"]
+
+
 def test_the_last_usage_counts_and_nothing_is_summed():
     told = [CACHED | {"completion_tokens": tokens} for tokens in (1, 4, 7)]
 
