@@ -145,7 +145,11 @@ def forget(services: Services) -> None:
 
 def peer(request: AnyRequest) -> str:
     """Give the address of the other end of the connection: a client's, or a proxy's."""
-    return "" if request.conn_info is None else request.conn_info.client_ip
+    if request.conn_info is not None:
+        return request.conn_info.client_ip
+    # Sanic knows the connection of a request only once its head was read.
+    end = None if request.transport is None else request.transport.get_extra_info("peername")
+    return str(end[0]) if end else ""
 
 
 def client(request: AnyRequest, services: Services) -> str:

@@ -230,6 +230,22 @@ def test_open_streams_and_their_holds_are_seen(tmp_path):
     assert after.total("gatewayctl_requests_total", outcome="cancelled") == 1
 
 
+def test_even_a_head_that_cannot_be_read_has_a_line(tmp_path):
+    async def scenario():
+        async with started(tmp_path, CONFIG) as gateway:
+            for head in (b"NONSENSE\r\n\r\n", b"GET /v1/models HTTP/1.1\r\nodd : 1\r\n\r\n"):
+                async with wire(gateway.url) as connection:
+                    await connection.ask(head)
+
+    run(scenario)
+
+    lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
+    assert [(line["client"], line["path"], line["status"]) for line in lines] == [
+        ("127.0.0.1", "/", 400),
+        ("127.0.0.1", "/v1/models", 400),
+    ]
+
+
 def test_a_full_disk_harms_no_request(tmp_path):
     async def scenario():
         config = CONFIG + "log: {access: /dev/full}\n"
