@@ -100,6 +100,13 @@ class Service:
         return self.settings.folder / "gateway.env"
 
     @property
+    def written(self) -> list[Path]:
+        """The folders that it writes to; the unit keeps it down until they are there."""
+        settings = self.settings
+        files = (settings.database_path, settings.log_path, settings.access_log_path)
+        return sorted({path.resolve().parent for path in files if path is not None})
+
+    @property
     def unit(self) -> str:
         """Give the unit file.
 
@@ -107,8 +114,6 @@ class Service:
             UnfitPath: a path has a control character in it, or ends with a blank.
         """
         settings = self.settings
-        files = (settings.path, settings.database_path, settings.log_path)
-        written = {path.resolve().parent for path in files}
         return _TEMPLATE.format(
             mark=MARK,
             network="" if self.user is None else _NETWORK,
@@ -117,8 +122,8 @@ class Service:
             folder=_literal(settings.folder),
             environment=_literal(self.environment_path).translate(_STEERS_GLOBS),
             stop_s=math.ceil(settings.config.server.drain_s) + _AFTER_DRAIN_S,
-            tmp="no" if any(map(_is_temporary, (self.program, *written))) else "yes",
-            writable=" ".join(_quoted(each) for each in sorted(written)),
+            tmp="no" if any(map(_is_temporary, (self.program, *self.written))) else "yes",
+            writable=" ".join(_quoted(each) for each in self.written),
             more=_UNPRIVILEGED if self.user is None else self._privileged(),
             target="default.target" if self.user is None else "multi-user.target",
         )

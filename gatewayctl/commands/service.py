@@ -13,7 +13,7 @@ from gatewayctl.options import noun
 from gatewayctl.session import Session
 from gatewayctl.systemd import Systemd
 from gatewayctl.units import MARK, NAME, Service, UnfitPath, environment_text
-from server.config.files import write_private
+from server.config.files import make_private_folder, write_private
 from server.config.load import environment_variables
 
 app = noun("Have systemd run the gateway.")
@@ -51,6 +51,8 @@ def install(
     systemd.require()
     changed = _replace(session, path, unit, force=force)
     _keep_environment(session, service)
+    for folder in service.written:
+        make_private_folder(folder)
     systemd.tell("daemon-reload")
     systemd.tell("enable", NAME)
     session.out.note(f"{'Installed' if changed else 'Up to date'}: {path}.")

@@ -146,6 +146,18 @@ def test_installing_writes_the_unit_and_a_private_file_for_keys(ready, cli, home
     assert asked() == once * 2
 
 
+def test_installing_makes_the_folders_that_the_unit_lets_be_written(
+    ready, cli, home, machine, config
+):
+    """systemd does not start a unit whose `ReadWritePaths` are not there."""
+    machine()
+    config("file: gateway.log", "file: logs/gateway.log")
+
+    assert cli("service", "install").code == 0
+    assert (home / "logs").is_dir()
+    assert f'"{home.resolve()}/logs"' in _unit_path(home).read_text()
+
+
 def test_a_unit_that_differs_is_shown_and_only_replaced_by_force(ready, cli, home, machine):
     machine()
     cli("service", "install")
