@@ -207,6 +207,20 @@ def test_a_call_ends_its_turn_as_one_whatever_the_finish_is_called(finish):
     assert said["stop_reason"] == "tool_use"
 
 
+@pytest.mark.parametrize("again", ["b", "c"])
+def test_a_waiting_call_keeps_its_first_id_and_one_name_however_often_they_are_told(again):
+    said = chat(
+        chunk(call(0, '{"x":', ident="a", name="Read")),
+        chunk(call(1, '{"y":', ident="b", name="Write")),
+        chunk(call(1, "1}", ident=again, name="Write")),
+        chunk(call(0, "2}")),
+        chunk(finish="tool_calls"),
+    )
+
+    calls = [(block["id"], block["name"], block["input"]) for block in said["content"]]
+    assert calls == [("a", "Read", {"x": 2}), ("b", "Write", {"y": 1})]
+
+
 def test_one_answer_begins_once_however_often_its_role_is_told():
     said = chat(*[chunk({"role": "assistant", "content": "a"})] * 3, chunk(finish="stop"))
 
