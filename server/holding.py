@@ -225,7 +225,7 @@ class Hold:
         if terms.pool is None or not (lowered or terms.is_strict):
             return plan.payload
         choices = plan.request.choices
-        return body.join(body.with_output_limit(plan.fields, plan.protocol, granted // choices))
+        return body.join(body.with_output_limit(plan.fields, terms.limit_field, granted // choices))
 
     def _learn_input(self) -> bool:
         """Take over the provider's first exact count of the input."""

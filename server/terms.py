@@ -9,6 +9,7 @@ from server.billing.holds import Money, Pool, Quota
 from server.billing.pricing import UNLIMITED_OUTPUT
 from server.billing.scales import InMicros, InQuota, Scale
 from server.calls import Call, Plan, Rules
+from server.protocols import Protocol
 from server.protocols.by_protocol import ESTIMATE
 from server.tenants.keys import Billing
 
@@ -29,6 +30,7 @@ class Terms(Struct, frozen=True):
     slice_tokens: int
     least_output: int
     assumed_tokens_per_s: int
+    limit_field: str  # what the upstream calls a limit of output
 
 
 def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
@@ -52,6 +54,7 @@ def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
         slice_tokens=billing.hold_slice_tokens,
         least_output=(billing.min_output_tokens + _thinking_budget(plan)) * request.choices,
         assumed_tokens_per_s=billing.assumed_tokens_per_s,
+        limit_field=_limit_field(plan, rules),
     )
 
 
@@ -78,6 +81,12 @@ def _pool(call: Call, plan: Plan, rules: Rules, now: datetime) -> Pool | None:
     if call.caller.billing is Billing.SUBSCRIPTION:
         return Quota(call.caller.tenant_id, rules.limits, now)
     return None if plan.price is None else Money(call.caller.tenant_id)
+
+
+def _limit_field(plan: Plan, rules: Rules) -> str:
+    if plan.protocol is Protocol.ANTHROPIC:
+        return "max_tokens"
+    return rules.compat[plan.target.upstream].max_tokens_field
 
 
 def _usual_output(plan: Plan, rules: Rules) -> int:

@@ -147,14 +147,18 @@ def with_model(fields: Mapping[str, Raw], name: str) -> dict[str, Raw]:
     return {**fields, "model": Raw(_ENCODER.encode(name))}
 
 
-def with_output_limit(fields: Mapping[str, Raw], protocol: Protocol, tokens: int) -> dict[str, Raw]:
+def with_output_limit(fields: Mapping[str, Raw], limit_field: str, tokens: int) -> dict[str, Raw]:
     """Give the members with the output limit set to `tokens`, wherever they name one.
 
-    A Chat request that names none gets `max_completion_tokens`: OpenAI's reasoning models refuse
-    the older name.
+    `limit_field` is what the server calls it. One that goes by the older name, `max_tokens`,
+    passes over the newer; OpenAI takes either, but not both.
     """
-    names = [name for name in _LIMITS[protocol] if name in fields] or _LIMITS[protocol][:1]
-    return {**fields, **{name: Raw(b"%d" % tokens) for name in names}}
+    limit = Raw(b"%d" % tokens)
+    names = [name for name in _LIMITS if name in fields] or [limit_field]
+    if limit_field == _OLDER_LIMIT:
+        names, others = [limit_field], [name for name in names if name != limit_field]
+        fields = {name: value for name, value in fields.items() if name not in others}
+    return {**fields, **dict.fromkeys(names, limit)}
 
 
 def with_include_usage(fields: Mapping[str, Raw]) -> dict[str, Raw]:
@@ -167,10 +171,8 @@ def with_include_usage(fields: Mapping[str, Raw]) -> dict[str, Raw]:
     return {**fields, "stream_options": asked}
 
 
-_LIMITS = {
-    Protocol.ANTHROPIC: ("max_tokens",),
-    Protocol.OPENAI: ("max_completion_tokens", "max_tokens"),
-}
+_OLDER_LIMIT = "max_tokens"
+_LIMITS = ("max_completion_tokens", _OLDER_LIMIT)
 
 
 class _OutputConfig(msgspec.Struct):

@@ -269,3 +269,29 @@ def test_the_model_is_replaced_in_its_place():
 )
 def test_usage_is_asked_for_and_other_stream_options_keep_their_bytes(before, after):
     assert body.join(body.with_include_usage(body.split(before))) == after
+
+
+@pytest.mark.parametrize(
+    ("given", "limit_field", "left"),
+    [
+        ({}, "max_completion_tokens", {"max_completion_tokens": 7}),
+        ({}, "max_tokens", {"max_tokens": 7}),
+        ({"max_tokens": 9}, "max_completion_tokens", {"max_tokens": 7}),
+        ({"max_tokens": 9}, "max_tokens", {"max_tokens": 7}),
+        ({"max_completion_tokens": 9}, "max_completion_tokens", {"max_completion_tokens": 7}),
+        ({"max_completion_tokens": 9}, "max_tokens", {"max_tokens": 7}),
+        (
+            {"max_tokens": 9, "max_completion_tokens": 8},
+            "max_completion_tokens",
+            {"max_tokens": 7, "max_completion_tokens": 7},
+        ),
+        ({"max_tokens": 9, "max_completion_tokens": 8}, "max_tokens", {"max_tokens": 7}),
+    ],
+)
+def test_a_lowered_limit_goes_by_the_name_that_the_server_knows(given, limit_field, left):
+    """One that passes over the newer name would go beyond what is held."""
+    fields = {name: msgspec.Raw(b"%d" % limit) for name, limit in given.items()}
+
+    lowered = body.with_output_limit(fields, limit_field, 7)
+
+    assert {name: int(bytes(limit)) for name, limit in lowered.items()} == left

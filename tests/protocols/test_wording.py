@@ -64,8 +64,8 @@ SAID = {
 ANTHROPICS = [
     "prompt is too long: 250000 tokens > 200000 maximum",
     (
-        "input length and `max_tokens` exceed context limit: 187254 + 20000 > 200000, decrease input "
-        "length or `max_tokens` and try again"
+        "input length and `max_tokens` exceed context limit: 187254 + 20000 > 200000, decrease "
+        "input length or `max_tokens` and try again"
     ),
 ]
 ANOTHERS = [
