@@ -272,7 +272,7 @@ def test_usage_is_asked_for_and_other_stream_options_keep_their_bytes(before, af
 
 
 @pytest.mark.parametrize(
-    ("given", "limit_field", "left"),
+    ("named", "limit_field", "left"),
     [
         ({}, "max_completion_tokens", {"max_completion_tokens": 7}),
         ({}, "max_tokens", {"max_tokens": 7}),
@@ -288,9 +288,9 @@ def test_usage_is_asked_for_and_other_stream_options_keep_their_bytes(before, af
         ({"max_tokens": 9, "max_completion_tokens": 8}, "max_tokens", {"max_tokens": 7}),
     ],
 )
-def test_a_lowered_limit_goes_by_the_name_that_the_server_knows(given, limit_field, left):
+def test_a_lowered_limit_goes_by_the_name_that_the_server_knows(named, limit_field, left):
     """One that passes over the newer name would go beyond what is held."""
-    fields = {name: msgspec.Raw(b"%d" % limit) for name, limit in given.items()}
+    fields = {name: Raw(b"%d" % limit) for name, limit in named.items()}
 
     lowered = body.with_output_limit(fields, limit_field, 7)
 
