@@ -6,7 +6,7 @@ from server.calls import Call, Plan
 from server.errors import GatewayError
 from server.protocols import Protocol, envelopes
 from server.protocols.translation import Context, ways
-from server.protocols.translation.responses_errors import failed_event
+from server.protocols.translation.answers.responses_errors import failed_event
 from server.terms import estimate
 from server.upstream.client import forwarded_headers
 from server.upstream.relay import Relay

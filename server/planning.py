@@ -14,8 +14,9 @@ from server.protocols.body import Body
 from server.protocols.by_protocol import ESTIMATE, EXTRAS
 from server.protocols.compat import Compat, dropped
 from server.protocols.reading import read
-from server.protocols.translation import Translated, native_chat, native_messages, ways
-from server.protocols.translation.fitted_chat import fitted
+from server.protocols.translation import Translated, ways
+from server.protocols.translation.requests import mended_chat, mended_messages
+from server.protocols.translation.requests.fitted_chat import fitted
 
 _APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
 _AUDIO = b'"audio"'
@@ -77,9 +78,9 @@ def _tuned(request: Body, preset: Preset | None, rules: Rules) -> dict[str, Raw]
 def _mended(fields: dict[str, Raw], request: Body, compat: Compat, rules: Rules) -> dict[str, Raw]:
     """Rid a request that needs no translation of what its upstream would refuse all the same."""
     if request.protocol is Protocol.ANTHROPIC:
-        return dict(native_messages.mended(fields)) if rules.has_chat else fields
+        return dict(mended_messages.mended(fields)) if rules.has_chat else fields
     is_own = request.asked is not None
-    mended = native_chat.mended(fields, compat, is_own=is_own)
+    mended = mended_chat.mended(fields, compat, is_own=is_own)
     return fitted(mended, compat) if is_own else mended
 
 

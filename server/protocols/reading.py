@@ -2,7 +2,7 @@
 
 from server.protocols import Protocol, body
 from server.protocols.body import Body
-from server.protocols.translation import cursor, responses_to_chat
+from server.protocols.translation.requests import cursor, responses_to_chat
 
 
 def read(raw: bytes, protocol: Protocol, tool: str | None) -> Body:

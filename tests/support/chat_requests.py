@@ -5,7 +5,7 @@ import re
 
 from server.protocols import body
 from server.protocols.compat import OPENAI
-from server.protocols.translation import messages_to_chat
+from server.protocols.translation.requests import messages_to_chat
 
 MEMBERS_OF_ROLE = {
     "system": {"role", "content"},

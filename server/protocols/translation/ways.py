@@ -8,17 +8,14 @@ from msgspec import Raw, Struct
 
 from server.protocols import Protocol, envelopes
 from server.protocols.compat import Compat
-from server.protocols.translation import (
-    Context,
-    Machine,
-    Translated,
+from server.protocols.translation import Context, Machine, Translated
+from server.protocols.translation.answers import (
     chat_as_messages,
     chat_as_responses,
-    chat_to_messages,
     messages_as_chat,
-    messages_to_chat,
 )
-from server.protocols.translation.whole import ChatWhole, MessagesWhole
+from server.protocols.translation.answers.whole import ChatWhole, MessagesWhole
+from server.protocols.translation.requests import chat_to_messages, messages_to_chat
 
 PING: Mapping[Protocol, bytes] = {
     Protocol.ANTHROPIC: envelopes.ANTHROPIC_PING,

@@ -7,7 +7,7 @@ import pytest
 
 from server.errors import UpstreamError
 from server.protocols.translation import Context
-from server.protocols.translation.chat_as_messages import answer
+from server.protocols.translation.answers.chat_as_messages import answer
 
 CONTEXT = Context("auto", "0123abcd", 1763800000, 321, {"Long_1a2b": "Longer"})
 CALL = {"id": "call_1", "type": "function", "function": {"name": "Read", "arguments": '{"a":1}'}}

@@ -10,10 +10,10 @@ from support.responses_rules import check_responses_stream
 from server.errors import UpstreamError
 from server.protocols import body
 from server.protocols.translation import Context
-from server.protocols.translation.chat_as_responses import ChatAsResponses, answer
-from server.protocols.translation.responses_errors import failed_event
-from server.protocols.translation.responses_sealed import unseal
-from server.protocols.translation.responses_to_chat import request
+from server.protocols.translation.answers.chat_as_responses import ChatAsResponses, answer
+from server.protocols.translation.answers.responses_errors import failed_event
+from server.protocols.translation.requests.responses_to_chat import request
+from server.protocols.translation.sealed_thinking import unseal
 
 CONTEXT = Context("auto", "0123abc", 1_795_000_000, 10, {})
 RUN = {"type": "function", "name": "run", "parameters": {"type": "object"}}

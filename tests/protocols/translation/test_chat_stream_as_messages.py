@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.stream_rules import check_messages_stream, events, object_of
 
 from server.protocols.translation import Context
-from server.protocols.translation.chat_as_messages import ChatAsMessages, answer
-from server.protocols.translation.messages_as_chat import MessagesAsChat
+from server.protocols.translation.answers.chat_as_messages import ChatAsMessages, answer
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat
 
 DATA = Path(__file__).parents[2] / "data"
 CONTEXT = Context("auto", "0123abcd", 1763800000, 321, {"Long_1a2b": "Longer"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
 from server.protocols import body
-from server.protocols.translation import chat_to_messages
+from server.protocols.translation.requests import chat_to_messages
 
 TOOL_ID = re.compile(r"[a-zA-Z0-9_-]+")
 PDF = base64.b64encode(b"%PDF-1.7 small").decode()

@@ -6,7 +6,7 @@ import pytest
 
 from server.errors import InvalidRequest
 from server.protocols import body
-from server.protocols.translation import chat_to_messages, cursor
+from server.protocols.translation.requests import chat_to_messages, cursor
 
 GRAMMAR = 'start: "*** Begin Patch" hunk+'
 PATCH = r'{"input":"*** \"p\""}'

@@ -15,8 +15,8 @@ from server.protocols.compat import (
     VLLM,
     Compat,
 )
-from server.protocols.translation import responses_to_chat
-from server.protocols.translation.fitted_chat import SCHEMA_TOLD, fitted
+from server.protocols.translation.requests import responses_to_chat
+from server.protocols.translation.requests.fitted_chat import SCHEMA_TOLD, fitted
 
 TOOL = {"type": "function", "name": "Read", "parameters": {"type": "object"}}
 SCHEMA = {"type": "object", "properties": {}}

@@ -121,8 +121,8 @@ from support.messages_answers import event
 from support.stream_rules import check_chat_stream, check_messages_stream
 
 from server.protocols.translation import Context
-from server.protocols.translation.chat_as_messages import ChatAsMessages, answer
-from server.protocols.translation.messages_as_chat import MessagesAsChat
+from server.protocols.translation.answers.chat_as_messages import ChatAsMessages, answer
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat
 
 TESTS = Path(__file__).parents[2]
 TABLE = re.findall(r"^ {4}(\S.*)\n {8}(test_\w+)$", __doc__, re.MULTILINE)

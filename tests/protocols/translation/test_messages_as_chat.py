@@ -9,7 +9,7 @@ from support.raw_upstream import run, sized, upstream
 
 from server.errors import UpstreamError
 from server.protocols.translation import Context
-from server.protocols.translation.messages_as_chat import answer
+from server.protocols.translation.answers.messages_as_chat import answer
 
 CONTEXT = Context("smart", "0a1b2c", 1763800000, 7, {"short": "a long name of the client's"})
 STRICT = {"api_key": "fake", "max_retries": 0, "_strict_response_validation": True}

@@ -16,7 +16,7 @@ from support.validators import check_chat_stream
 from server.protocols.endings import MessagesTracker
 from server.protocols.sse import events as read_events
 from server.protocols.translation import Context
-from server.protocols.translation.messages_as_chat import MessagesAsChat, answer
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat, answer
 from server.protocols.usage import Usage
 
 GOLDEN = Path(__file__).parents[2] / "data"

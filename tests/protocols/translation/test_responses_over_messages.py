@@ -5,10 +5,11 @@ import json
 from support.responses_rules import check_responses_stream
 
 from server.protocols import body
-from server.protocols.translation import Context, chat_to_messages
-from server.protocols.translation.chat_as_responses import ChatAsResponses
-from server.protocols.translation.messages_as_chat import MessagesAsChat
-from server.protocols.translation.responses_to_chat import request
+from server.protocols.translation import Context
+from server.protocols.translation.answers.chat_as_responses import ChatAsResponses
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat
+from server.protocols.translation.requests import chat_to_messages
+from server.protocols.translation.requests.responses_to_chat import request
 
 WAIT = {"type": "function", "name": "wait", "parameters": {"type": "object"}}
 PATCH = {"type": "custom", "name": "apply_patch"}

@@ -7,8 +7,8 @@ from support.responses_rules import BrokenStreamError, check_responses_stream
 
 from server.protocols import body
 from server.protocols.translation import Context
-from server.protocols.translation.chat_as_responses import ChatAsResponses
-from server.protocols.translation.responses_to_chat import request
+from server.protocols.translation.answers.chat_as_responses import ChatAsResponses
+from server.protocols.translation.requests.responses_to_chat import request
 
 
 def a_stream():

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
 from server.protocols import body
-from server.protocols.translation.responses_sealed import MARK, seal, unseal
-from server.protocols.translation.responses_to_chat import request
-from server.protocols.translation.responses_tools import Kind, Tool
+from server.protocols.translation.requests.responses_to_chat import request
+from server.protocols.translation.requests.responses_tools import Kind, Tool
+from server.protocols.translation.sealed_thinking import MARK, seal, unseal
 
 SIGNED = {
     "type": "reasoning.text",

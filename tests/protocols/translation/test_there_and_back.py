@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from server.protocols import body
 from server.protocols.compat import Compat
-from server.protocols.translation import chat_to_messages, messages_to_chat
+from server.protocols.translation.requests import chat_to_messages, messages_to_chat
 
 # Thinking has a place in Chat only where a server knows this member.
 COMPAT = Compat(reasoning_field="reasoning_details")

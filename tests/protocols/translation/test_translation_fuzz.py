@@ -15,18 +15,18 @@ from support.stream_rules import check_chat_stream, check_messages_stream
 from server.errors import InvalidRequest
 from server.protocols import Protocol, body, reading
 from server.protocols.compat import SERVERS
-from server.protocols.translation import (
-    Context,
+from server.protocols.translation import Context
+from server.protocols.translation.answers.chat_as_messages import ChatAsMessages
+from server.protocols.translation.answers.chat_as_responses import ChatAsResponses
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat
+from server.protocols.translation.answers.whole import ChatWhole, MessagesWhole
+from server.protocols.translation.requests import (
     chat_to_messages,
     messages_to_chat,
     responses_to_chat,
 )
-from server.protocols.translation.chat_as_messages import ChatAsMessages
-from server.protocols.translation.chat_as_responses import ChatAsResponses
-from server.protocols.translation.messages_as_chat import MessagesAsChat
-from server.protocols.translation.native_messages import mended
+from server.protocols.translation.requests.mended_messages import mended
 from server.protocols.translation.ways import Chain
-from server.protocols.translation.whole import ChatWhole, MessagesWhole
 
 DATA = Path(__file__).parents[2] / "data"
 CONTEXT = Context("m", "1", 0, 1, {})

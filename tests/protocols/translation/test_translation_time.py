@@ -9,20 +9,19 @@ from support.messages_answers import event
 
 from server.protocols import body
 from server.protocols.compat import OPENAI
-from server.protocols.translation import (
-    Context,
-    arguments,
+from server.protocols.translation import Context, arguments
+from server.protocols.translation.answers.chat_as_messages import ChatAsMessages
+from server.protocols.translation.answers.chat_as_responses import ChatAsResponses
+from server.protocols.translation.answers.messages_as_chat import MessagesAsChat
+from server.protocols.translation.answers.whole import ChatWhole, MessagesWhole
+from server.protocols.translation.requests import (
     chat_to_messages,
     cursor,
     messages_to_chat,
     responses_to_chat,
 )
-from server.protocols.translation.chat_as_messages import ChatAsMessages
-from server.protocols.translation.chat_as_responses import ChatAsResponses
-from server.protocols.translation.messages_as_chat import MessagesAsChat
-from server.protocols.translation.native_messages import mended
+from server.protocols.translation.requests.mended_messages import mended
 from server.protocols.translation.ways import Chain
-from server.protocols.translation.whole import ChatWhole, MessagesWhole
 
 
 def members(request):

@@ -16,8 +16,8 @@ from support.raw_upstream import run, sized, upstream
 from server.protocols import Protocol
 from server.protocols.endings import TRACKER
 from server.protocols.translation import Context
-from server.protocols.translation.messages_as_chat import answer
-from server.protocols.translation.whole import ChatWhole, MessagesWhole
+from server.protocols.translation.answers.messages_as_chat import answer
+from server.protocols.translation.answers.whole import ChatWhole, MessagesWhole
 from server.protocols.usage import Usage
 from server.upstream.demo import DemoOptions, start
 

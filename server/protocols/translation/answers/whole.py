@@ -9,7 +9,7 @@ from msgspec import Raw
 from server.protocols import sse
 from server.protocols.body import join
 from server.protocols.translation import arguments
-from server.protocols.translation.growing import Growing, Shape
+from server.protocols.translation.answers.growing_objects import Growing, Shape
 
 
 class MessagesWhole:

@@ -18,8 +18,8 @@ from msgspec import Raw, Struct
 
 from server.protocols.body import join
 from server.protocols.compat import Compat
-from server.protocols.translation.efforts import NONE, effort_members
 from server.protocols.translation.json_text import NULL, array, is_null, joined, quoted, read
+from server.protocols.translation.requests.efforts import NONE, effort_members
 
 LIMIT = "max_completion_tokens"
 EFFORT = "reasoning_effort"

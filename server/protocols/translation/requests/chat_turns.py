@@ -25,8 +25,14 @@ from msgspec import Raw, Struct
 from server.errors import InvalidRequest
 from server.protocols.translation import idents
 from server.protocols.translation.arguments import UNFIT
-from server.protocols.translation.chat_parts import Block, blocks, is_string, marked, text_block
 from server.protocols.translation.json_text import NULL, array, quoted, read
+from server.protocols.translation.requests.chat_parts import (
+    Block,
+    blocks,
+    is_string,
+    marked,
+    text_block,
+)
 
 
 class Conversation(Struct, frozen=True):

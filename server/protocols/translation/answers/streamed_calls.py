@@ -1,7 +1,7 @@
 """The tool calls of a Chat stream: which of them each fragment belongs to."""
 
+from server.protocols.translation.answers.chat_answers import ToolCall
 from server.protocols.translation.arguments import Arguments, whole
-from server.protocols.translation.completions import ToolCall
 
 
 class Call:

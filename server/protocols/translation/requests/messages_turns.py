@@ -13,8 +13,7 @@ from msgspec import Raw
 
 from server.errors import InvalidRequest
 from server.protocols.compat import Compat
-from server.protocols.translation import messages_content
-from server.protocols.translation.completions import SIGNED_FORMAT
+from server.protocols.translation.answers.chat_answers import SIGNED_FORMAT
 from server.protocols.translation.idents import from_safe
 from server.protocols.translation.json_text import (
     NULL,
@@ -26,8 +25,9 @@ from server.protocols.translation.json_text import (
     read,
     string,
 )
-from server.protocols.translation.messages_content import Block
-from server.protocols.translation.messages_tools import Names
+from server.protocols.translation.requests import messages_content
+from server.protocols.translation.requests.messages_content import Block
+from server.protocols.translation.requests.messages_tools import Names
 
 # Claude Code's first system block: only Anthropic takes it out of the prompt, and it differs
 # from version to version, so elsewhere it would stand in front of every cached prefix.

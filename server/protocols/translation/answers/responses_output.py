@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from server.protocols.translation import Context, completions
-from server.protocols.translation.completions import Said, ToolCall
-from server.protocols.translation.responses_calls import Call
-from server.protocols.translation.responses_items import (
+from server.protocols.translation import Context
+from server.protocols.translation.answers import chat_answers
+from server.protocols.translation.answers.chat_answers import Said, ToolCall
+from server.protocols.translation.answers.responses_calls import Call
+from server.protocols.translation.answers.responses_items import (
     Events,
     Item,
     Message,
@@ -20,7 +21,7 @@ from server.protocols.translation.responses_items import (
     Refusal,
     is_signed,
 )
-from server.protocols.translation.responses_to_chat import ResponsesAsked
+from server.protocols.translation.requests.responses_to_chat import ResponsesAsked
 
 Kind = TypeVar("Kind", bound=Item)
 
@@ -39,7 +40,7 @@ class Output:
 
     def take(self, said: Said) -> None:
         """Take a message, or the delta of one."""
-        heard = completions.heard(said)
+        heard = chat_answers.heard(said)
         for field, words in heard.thoughts.items():
             self._thinks_in = self._thinks_in or field
             if field == self._thinks_in:  # some servers say the same in two
@@ -50,8 +51,8 @@ class Output:
             self._newest(Message).grow(heard.text)
         if heard.refusal:
             self._newest(Refusal).grow(heard.refusal)
-        for place, call in enumerate(completions.calls(said)):
-            self._take_call(place if completions.is_null(call.index) else bytes(call.index), call)
+        for place, call in enumerate(chat_answers.calls(said)):
+            self._take_call(place if chat_answers.is_null(call.index) else bytes(call.index), call)
         if len(self._queue) > 1 or (self._queue and not self._queue[0].is_open):
             self._advance()
 

@@ -2,10 +2,11 @@
 
 import msgspec
 
-from server.protocols.translation import Context, completions
-from server.protocols.translation import completion_parts as parts
-from server.protocols.translation.serial_blocks import Kind, SerialBlocks
-from server.protocols.translation.streamed_calls import Call, StreamedCalls
+from server.protocols.translation import Context
+from server.protocols.translation.answers import chat_answers
+from server.protocols.translation.answers import messages_answer_parts as parts
+from server.protocols.translation.answers.messages_blocks import Kind, SerialBlocks
+from server.protocols.translation.answers.streamed_calls import Call, StreamedCalls
 from server.protocols.usage import ChatMeter
 
 
@@ -23,19 +24,19 @@ class ChatAsMessages:
         self._idents = parts.Idents(context)
         self._open: Call | None = None
         self._waiting: dict[Call, None] = {}  # in their order
-        self._late: list[completions.Heard] = []
+        self._late: list[chat_answers.Heard] = []
         self._blanks: dict[Kind, list[bytes]] = {}  # counts only if more than space follows
         self._thinks_in = ""  # the field that is read; some servers say the same in two
         self._meter = ChatMeter()
-        self._usage = completions.NULL
-        self._last = completions.Choice()  # with the reason why the answer ended
+        self._usage = chat_answers.NULL
+        self._last = chat_answers.Choice()  # with the reason why the answer ended
         self._has_begun = self._has_calls = self._has_refused = False
 
     def feed(self, whole_events: bytes) -> bytes:
-        for chunk, data in completions.chunks(whole_events):
+        for chunk, data in chat_answers.chunks(whole_events):
             self._begin()
-            usage = completions.told_usage(chunk)
-            if usage is not completions.NULL:
+            usage = chat_answers.told_usage(chunk)
+            if usage is not chat_answers.NULL:
                 self._usage = usage
                 self._meter.feed(b"data: %b\n\n" % data)
             for choice in chunk.choices or ():
@@ -79,21 +80,21 @@ class ChatAsMessages:
         self._blocks.event("message_delta", delta=delta, usage=usage)
         self._blocks.event("message_stop")
 
-    def _take(self, choice: completions.Choice) -> None:
-        if not completions.is_null(choice.finish_reason):
+    def _take(self, choice: chat_answers.Choice) -> None:
+        if not chat_answers.is_null(choice.finish_reason):
             self._last = choice
         said = choice.delta or choice.message
         if said is None:
             return
-        heard = completions.heard(said)
+        heard = chat_answers.heard(said)
         if self._open is None and not self._waiting:
             self._say(heard)
         elif any(heard):
             self._late.append(heard)
-        for fragment in completions.calls(said):
+        for fragment in chat_answers.calls(said):
             self._take_call(fragment)
 
-    def _say(self, heard: completions.Heard) -> None:
+    def _say(self, heard: chat_answers.Heard) -> None:
         for field, words in heard.thoughts.items():
             self._thinks_in = self._thinks_in or field
             if field == self._thinks_in:
@@ -108,23 +109,23 @@ class ChatAsMessages:
 
     def _add(self, kind: Kind, words: bytes) -> None:
         if self._blocks.kind != kind:
-            if completions.is_blank(words):
+            if chat_answers.is_blank(words):
                 self._blanks.setdefault(kind, []).append(words)
                 return
             words = b"".join([*self._blanks.pop(kind, ()), words])
             self._blocks.open(kind)
         self._blocks.delta(words)
 
-    def _sign(self, detail: completions.Detail) -> None:
+    def _sign(self, detail: chat_answers.Detail) -> None:
         """Sign the thinking that is open, or that which was never shown."""
-        if data := completions.string(detail.data):
+        if data := chat_answers.string(detail.data):
             self._blocks.redacted(data)
-        elif signature := completions.escaped(detail.signature):
+        elif signature := chat_answers.escaped(detail.signature):
             if not self._thinks_in:
                 self._blocks.open("thinking")
             self._blocks.sign(signature)
 
-    def _take_call(self, fragment: completions.ToolCall) -> None:
+    def _take_call(self, fragment: chat_answers.ToolCall) -> None:
         call, is_new = self._calls.take(fragment)
         if is_new:
             self._waiting[call] = None

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from server.protocols.meter import Usage
 from server.protocols.translation import Context
-from server.protocols.translation.completions import Choice, string
+from server.protocols.translation.answers.chat_answers import Choice, string
 from server.protocols.translation.idents import to_safe
 
 STOP_REASON: Mapping[str, str] = MappingProxyType(

@@ -14,7 +14,7 @@ from server.errors import UpstreamError
 from server.protocols import sse
 from server.protocols.envelopes import OPENAI_PING
 from server.protocols.translation import Context
-from server.protocols.translation.messages_parts import (
+from server.protocols.translation.answers.chat_answer_parts import (
     Block,
     Idents,
     arguments_of,

@@ -16,9 +16,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import UpstreamError
-from server.protocols.translation import Context, completions
-from server.protocols.translation.responses_output import Output
-from server.protocols.translation.responses_to_chat import ResponsesAsked
+from server.protocols.translation import Context
+from server.protocols.translation.answers import chat_answers
+from server.protocols.translation.answers.responses_output import Output
+from server.protocols.translation.requests.responses_to_chat import ResponsesAsked
 
 
 def answer(body: bytes, context: Context, asked: ResponsesAsked) -> bytes:
@@ -27,13 +28,13 @@ def answer(body: bytes, context: Context, asked: ResponsesAsked) -> bytes:
     Raises:
         UpstreamError: the body is no Chat answer.
     """
-    completion = completions.read(completions.as_utf8(body))
+    completion = chat_answers.read(chat_answers.as_utf8(body))
     if completion is None or not completion.choices:
         raise UpstreamError("The provider's answer is no chat completion; try again.")
     choice = completion.choices[0]
     output = Output(context, asked)
-    output.take(choice.message or choice.delta or completions.Said())
-    reason, usage = completions.string(choice.finish_reason), completions.told_usage(completion)
+    output.take(choice.message or choice.delta or chat_answers.Said())
+    reason, usage = chat_answers.string(choice.finish_reason), chat_answers.told_usage(completion)
     return msgspec.json.encode(_ended(output, reason, usage, context, asked))
 
 
@@ -46,15 +47,15 @@ class ChatAsResponses:
         self._events = self._output.events
         self._has_begun = False
         self._finish_reason = ""
-        self._usage = completions.NULL
+        self._usage = chat_answers.NULL
 
     def feed(self, whole_events: bytes) -> bytes:
         if whole_events.startswith(b":"):
             self._begin()
             self._events.add_ping()
-        for chunk, _ in completions.chunks(whole_events):
+        for chunk, _ in chat_answers.chunks(whole_events):
             self._begin()  # not before: an error alone is still answered with its status
-            if not completions.is_null(usage := completions.told_usage(chunk)):
+            if not chat_answers.is_null(usage := chat_answers.told_usage(chunk)):
                 self._usage = usage
             for choice in chunk.choices or ():
                 if choice.is_first:
@@ -67,10 +68,10 @@ class ChatAsResponses:
         self._events.add(f"response.{last['status']}", response=last)
         return self._events.take()
 
-    def _take(self, choice: completions.Choice) -> None:
+    def _take(self, choice: chat_answers.Choice) -> None:
         if said := choice.delta or choice.message:
             self._output.take(said)
-        self._finish_reason = completions.string(choice.finish_reason) or self._finish_reason
+        self._finish_reason = chat_answers.string(choice.finish_reason) or self._finish_reason
 
     def _begin(self) -> None:
         if self._has_begun:

@@ -7,7 +7,7 @@ import pytest
 from server.errors import InvalidRequest
 from server.protocols import body
 from server.protocols.translation.idents import to_safe
-from server.protocols.translation.native_messages import mended
+from server.protocols.translation.requests.mended_messages import mended
 
 SIGNED = {"type": "thinking", "thinking": "a", "signature": "c2ln"}
 UNSIGNED = {"type": "thinking", "thinking": "b", "signature": ""}

@@ -8,8 +8,8 @@ from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.body import join
-from server.protocols.translation.chat_parts import is_string, marked
 from server.protocols.translation.json_text import NULL, quoted, read
+from server.protocols.translation.requests.chat_parts import is_string, marked
 
 CHOICES = {"auto": "auto", "required": "any", "none": "none"}
 

@@ -16,7 +16,7 @@ from server.protocols.compat import (
     VLLM,
     ready_set,
 )
-from server.protocols.translation.native_chat import mended
+from server.protocols.translation.requests.mended_chat import mended
 
 MARK = {"type": "ephemeral"}
 USER = {"role": "user", "content": "hi"}

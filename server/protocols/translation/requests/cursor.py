@@ -21,11 +21,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from server.protocols.body import join
-from server.protocols.translation import messages_content, responses_to_chat
-from server.protocols.translation.chat_parts import text_block
 from server.protocols.translation.json_text import NULL, array, is_null, joined, quoted, read
-from server.protocols.translation.messages_content import Block
-from server.protocols.translation.responses_tools import Tools
+from server.protocols.translation.requests import messages_content, responses_to_chat
+from server.protocols.translation.requests.chat_parts import text_block
+from server.protocols.translation.requests.messages_content import Block
+from server.protocols.translation.requests.responses_tools import Tools
 
 
 def as_chat(fields: Mapping[str, Raw]) -> dict[str, Raw]:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from server.protocols.translation import Context
-from server.protocols.translation.completions import SIGNED_FORMAT
+from server.protocols.translation.answers.chat_answers import SIGNED_FORMAT
 from server.protocols.usage import Usage
 
 FINISH_REASON: Mapping[str | None, str] = MappingProxyType(

@@ -22,10 +22,10 @@ from msgspec import Raw, Struct
 from server.errors import InvalidRequest
 from server.protocols.body import join
 from server.protocols.translation import Translated
-from server.protocols.translation.chat_parts import is_string, text_block
-from server.protocols.translation.chat_tools import tools
-from server.protocols.translation.chat_turns import conversation
 from server.protocols.translation.json_text import NULL, array, read
+from server.protocols.translation.requests.chat_parts import is_string, text_block
+from server.protocols.translation.requests.chat_tools import tools
+from server.protocols.translation.requests.chat_turns import conversation
 
 EFFORTS = {"minimal": "low"} | {name: name for name in ("low", "medium", "high", "xhigh", "max")}
 

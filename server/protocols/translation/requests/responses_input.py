@@ -21,8 +21,8 @@ from msgspec import Raw, Struct
 from server.errors import InvalidRequest
 from server.protocols.body import join
 from server.protocols.translation.json_text import NULL, is_null, read
-from server.protocols.translation.responses_sealed import unseal
-from server.protocols.translation.responses_tools import Tools
+from server.protocols.translation.requests.responses_tools import Tools
+from server.protocols.translation.sealed_thinking import unseal
 
 
 def messages(fields: Mapping[str, Raw], tools: Tools) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Raw
 
 from server.protocols.envelopes import OPENAI_PING
-from server.protocols.translation.responses_sealed import seal
+from server.protocols.translation.sealed_thinking import seal
 
 
 class Events:

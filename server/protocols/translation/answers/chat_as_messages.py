@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Raw
 
 from server.errors import UpstreamError
-from server.protocols.translation import Context, arguments, completions
-from server.protocols.translation import completion_parts as parts
-from server.protocols.translation.chat_stream_as_messages import ChatAsMessages
+from server.protocols.translation import Context, arguments
+from server.protocols.translation.answers import chat_answers
+from server.protocols.translation.answers import messages_answer_parts as parts
+from server.protocols.translation.answers.chat_stream_as_messages import ChatAsMessages
 from server.protocols.usage import ChatMeter
 
 __all__ = ["ChatAsMessages", "answer"]
@@ -25,12 +26,12 @@ def answer(body: bytes, context: Context) -> bytes:
     Raises:
         UpstreamError: the body is no Chat Completions answer.
     """
-    body = completions.as_utf8(body)
+    body = chat_answers.as_utf8(body)
     meter = ChatMeter()
     meter.read_body(body)
     choice, told = _first_choice(body)
-    said = choice.message or choice.delta or completions.Said()
-    heard = completions.heard(said)
+    said = choice.message or choice.delta or chat_answers.Said()
+    heard = chat_answers.heard(said)
     calls = list(_tool_uses(said, context))
     stop = parts.stop(choice, has_calls=bool(calls), has_refused=bool(heard.refusal))
     message = parts.message(
@@ -48,38 +49,38 @@ def answer(body: bytes, context: Context) -> bytes:
     return msgspec.json.encode(message)
 
 
-def _first_choice(body: bytes) -> tuple[completions.Choice, Raw]:
-    completion = completions.read(body)
+def _first_choice(body: bytes) -> tuple[chat_answers.Choice, Raw]:
+    completion = chat_answers.read(body)
     for choice in (completion and completion.choices) or ():
         if completion and choice.is_first:
-            return choice, completions.told_usage(completion)
+            return choice, chat_answers.told_usage(completion)
     raise UpstreamError("The provider's answer has no message; try again.")
 
 
-def _thinking(heard: completions.Heard) -> list[dict[str, Any]]:
+def _thinking(heard: chat_answers.Heard) -> list[dict[str, Any]]:
     if any(detail.is_signed for detail in heard.details):
         told = [detail for detail in heard.details if detail.is_signed or detail.words]
         return [_detail(detail) for detail in told]
     words = next(iter(heard.thoughts.values()), b"")
-    if completions.is_blank(words):
+    if chat_answers.is_blank(words):
         return []
     return [{"type": "thinking", "thinking": _written(words), "signature": ""}]
 
 
-def _detail(detail: completions.Detail) -> dict[str, Any]:
-    if not completions.is_null(detail.data):
+def _detail(detail: chat_answers.Detail) -> dict[str, Any]:
+    if not chat_answers.is_null(detail.data):
         return {"type": "redacted_thinking", "data": detail.data}
-    signature = _written(completions.escaped(detail.signature))
+    signature = _written(chat_answers.escaped(detail.signature))
     return {"type": "thinking", "thinking": _written(detail.words), "signature": signature}
 
 
 def _text(words: bytes) -> list[dict[str, Any]]:
-    return [] if completions.is_blank(words) else [{"type": "text", "text": _written(words)}]
+    return [] if chat_answers.is_blank(words) else [{"type": "text", "text": _written(words)}]
 
 
-def _tool_uses(said: completions.Said, context: Context) -> Iterator[dict[str, Any]]:
+def _tool_uses(said: chat_answers.Said, context: Context) -> Iterator[dict[str, Any]]:
     idents = parts.Idents(context)
-    for call in completions.calls(said):
+    for call in chat_answers.calls(said):
         if call.name:
             yield {
                 "type": "tool_use",

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
+from server.protocols.translation.answers.responses_items import Events, Item
 from server.protocols.translation.arguments import Arguments
-from server.protocols.translation.responses_items import Events, Item
-from server.protocols.translation.responses_tools import Kind, Tool
+from server.protocols.translation.requests.responses_tools import Kind, Tool
 
 
 class Call(Item):

@@ -14,11 +14,11 @@ from msgspec import Raw
 from server.errors import NotFound
 from server.protocols.compat import Compat, Effort, dropped
 from server.protocols.translation import Translated
-from server.protocols.translation.efforts import EFFORTS, NONE, effort_members
-from server.protocols.translation.fitted_chat import SCHEMA_TOLD
 from server.protocols.translation.json_text import NULL, is_null, quoted, read
-from server.protocols.translation.messages_tools import Names, tool_fields
-from server.protocols.translation.messages_turns import messages
+from server.protocols.translation.requests.efforts import EFFORTS, NONE, effort_members
+from server.protocols.translation.requests.fitted_chat import SCHEMA_TOLD
+from server.protocols.translation.requests.messages_tools import Names, tool_fields
+from server.protocols.translation.requests.messages_turns import messages
 
 # The least budget of thinking tokens for each effort, where a client names no effort.
 EFFORT_OF_BUDGET: tuple[tuple[int, Effort], ...] = ((16_384, "high"), (4_096, "medium"))

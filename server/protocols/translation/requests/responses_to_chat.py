@@ -18,8 +18,8 @@ from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.translation.json_text import NULL, is_null
-from server.protocols.translation.responses_input import messages
-from server.protocols.translation.responses_tools import Tool, Tools
+from server.protocols.translation.requests.responses_input import messages
+from server.protocols.translation.requests.responses_tools import Tool, Tools
 
 
 class ResponsesAsked(Struct, frozen=True):
