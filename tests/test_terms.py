@@ -164,17 +164,25 @@ def test_a_strict_hold_bounds_the_input_by_its_bytes():
 
 
 @pytest.mark.parametrize(
-    ("content", "is_rough"),
+    ("content", "tokens"),
     [
-        (b"x" * 1000, True),
-        ("日本語".encode() * 300, False),
-        (b"x" * ROUGH_LIMIT_BYTES, False),
+        (b"x" * 1000, 1000 * 5 // 16),
+        ("日本語".encode() * 300, 900 * 5 // 16 + 900),
+        ("Дом".encode() * 300, 900 * 5 // 16 + 450),
+        ("👍".encode() * 300, 300 * 5 // 16 + 450),
     ],
 )
 @pytest.mark.parametrize("protocol", UPSTREAM_PROTOCOLS)
-def test_only_plain_text_of_ordinary_size_is_estimated_roughly(content, is_rough, protocol):
-    found = plan(b',"metadata":{"note":"' + content + b'"}', protocol)
+def test_a_request_of_ordinary_size_is_estimated_by_its_length_alone(content, tokens, protocol):
+    empty = estimate(plan(b',"metadata":{"note":""}', protocol))
 
-    rough, careful = len(found.payload) * 5 // 16 + 1, ESTIMATE[protocol](found.fields)
-    assert rough != careful
-    assert estimate(found) == (rough if is_rough else careful)
+    found = estimate(plan(b',"metadata":{"note":"' + content + b'"}', protocol))
+
+    assert abs(found - empty - tokens) <= 1
+
+
+@pytest.mark.parametrize("protocol", UPSTREAM_PROTOCOLS)
+def test_a_large_request_is_looked_at(protocol):
+    found = plan(b',"metadata":{"note":"' + b"x" * ROUGH_LIMIT_BYTES + b'"}', protocol)
+
+    assert estimate(found) == ESTIMATE[protocol](found.fields)
