@@ -10,8 +10,9 @@ from sanic.exceptions import NotFound as SanicNotFound
 from sanic.exceptions import PayloadTooLarge, SanicException, ServiceUnavailable
 
 from server import errors
+from server.config.schema import Config
 from server.errors import GatewayError
-from server.routes import billing, discovery, inference, metrics, tenant, wire
+from server.routes import billing, discovery, inference, metrics, openapi, tenant, wire
 from server.routes.head import CheckedRequest
 from server.routes.services import Services
 
@@ -30,29 +31,31 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
         env_prefix=None,
         strict_slashes=False,
     )
-    longest_wait_s = max(
-        max(upstream.timeouts.first_byte_s, upstream.timeouts.idle_s)
-        for upstream in services.settings.config.upstreams.values()
-    )
     app.config.update(
         {
             "REQUEST_MAX_SIZE": services.body_limit_bytes,
             "REQUEST_MAX_HEADER_SIZE": LONGEST_HEADER_BYTES,
             "REQUEST_TIMEOUT": 60,
             "KEEP_ALIVE_TIMEOUT": 75,
-            # An inactivity timer: it must outlast the longest silence a provider may keep.
-            "RESPONSE_TIMEOUT": int(longest_wait_s) + 60,
+            "RESPONSE_TIMEOUT": response_timeout_s(services.settings.config),
             "ACCESS_LOG": False,
             "MOTD": False,
             "AUTO_EXTEND": False,
         }
     )
     app.ctx.services = services
-    for routes in (inference, discovery, tenant, billing, metrics):
+    for routes in (inference, discovery, tenant, billing, metrics, openapi):
         routes.register(app)
     app.error_handler.add(Exception, _on_error)
     app.error_handler.add(CancelledError, _on_cut)
     return app
+
+
+def response_timeout_s(config: Config) -> int:
+    """Say how long Sanic may see nothing of an answer: longer than any provider may be silent."""
+    upstreams = config.upstreams.values()
+    longest_s = max(max(each.timeouts.first_byte_s, each.timeouts.idle_s) for each in upstreams)
+    return int(longest_s) + 60
 
 
 def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
