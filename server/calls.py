@@ -36,7 +36,6 @@ class Rules:
     weights: Weights
     limits: Mapping[str, Limits]  # tier -> what it allows
     compat: Mapping[str, Compat]  # upstream -> what it needs to be told differently
-    has_chat: bool  # an upstream speaks Chat, and may have had a part in a session's history
 
     @classmethod
     def of(
@@ -64,7 +63,6 @@ class Rules:
             Weights.of(config.quota_weights),
             limits_of(config.tiers),
             {name: _compat_of(upstream) for name, upstream in config.upstreams.items()},
-            any(upstream.protocol == "openai" for upstream in config.upstreams.values()),
         )
 
     def spoken_by(self, target: Target, protocol: Protocol) -> Protocol:

@@ -43,7 +43,7 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     spoken = rules.spoken_by(target, request.protocol)
     leaving = Translated(_tuned(request, preset, rules), {})
     if spoken is request.protocol:
-        leaving = Translated(_mended(leaving.fields, request, compat, rules), {})
+        leaving = Translated(_mended(leaving.fields, request, compat), {})
     else:
         leaving = ways.request(leaving.fields, spoken, compat=compat, max_tokens=most_output)
     streamed = request.stream or (
@@ -75,10 +75,10 @@ def _tuned(request: Body, preset: Preset | None, rules: Rules) -> dict[str, Raw]
     return _APPLY[request.protocol](request.fields, rules.texts[preset.tool])
 
 
-def _mended(fields: dict[str, Raw], request: Body, compat: Compat, rules: Rules) -> dict[str, Raw]:
+def _mended(fields: dict[str, Raw], request: Body, compat: Compat) -> dict[str, Raw]:
     """Rid a request that needs no translation of what its upstream would refuse all the same."""
     if request.protocol is Protocol.ANTHROPIC:
-        return dict(mended_messages.mended(fields)) if rules.has_chat else fields
+        return dict(mended_messages.mended(fields))
     is_own = request.asked is not None
     mended = mended_chat.mended(fields, compat, is_own=is_own)
     return fitted(mended, compat) if is_own else mended
