@@ -98,6 +98,9 @@ class Conversation(Http):
         if self.request_body:
             self._forgo_body()
         if self.request.version == "1.0":
+            # A proxy may take a body without a length to last until the end of the connection:
+            # what this server would read behind it as a second request.
+            self.keep_alive = False
             self.response_func = self._begin_unframed
         return super().respond(response)
 
@@ -106,7 +109,6 @@ class Conversation(Http):
         if end_stream:
             await self.http1_response_header(data, end_stream)
             return
-        self.keep_alive = False
         response: Any = self.response
         response.headers["connection"] = "close"
         head = format_http1_response(response.status, response.processed_headers)

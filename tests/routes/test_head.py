@@ -48,14 +48,34 @@ REFUSED = {
     "no length's digits": _raw(POST, HOST, "Content-Length: "),
     "a signed length": _raw(POST, HOST, f"Content-Length: +{len(BODY)}"),
     "a list of lengths": _raw(POST, HOST, f"Content-Length: {len(BODY)}, {len(BODY)}"),
+    "a negative length": _raw(POST, HOST, "Content-Length: -1"),
+    "a length in hex": _raw(POST, HOST, "Content-Length: 0x3"),
+    "a length with an underscore": _raw(POST, HOST, "Content-Length: 1_0"),
+    "a length in Arabic digits": _raw(POST, HOST, "Content-Length: \xd9\xa3"),
+    "a length with a fraction": _raw(POST, HOST, "Content-Length: 3.0"),
     "two lengths": _raw(POST, HOST, LENGTH, LENGTH),
+    "two different lengths": _raw(POST, HOST, LENGTH, "content-length: 3"),
     "a length and chunks": _raw(POST, HOST, LENGTH, CHUNKED, body=CHUNKS),
     "chunks and a length": _raw(POST, HOST, CHUNKED, LENGTH, body=CHUNKS),
     "another coding": _raw(POST, HOST, "Transfer-Encoding: gzip, chunked", body=CHUNKS),
+    "an unknown coding": _raw(POST, HOST, "Transfer-Encoding: xchunked", body=CHUNKS),
+    "no coding's name": _raw(POST, HOST, "Transfer-Encoding: ", LENGTH),
+    "a coding that is none": _raw(POST, HOST, "Transfer-Encoding: identity", LENGTH),
+    "two codings": _raw(POST, HOST, CHUNKED, CHUNKED, body=CHUNKS),
+    "a coding and another": _raw(POST, HOST, CHUNKED, "transfer-encoding: x", body=CHUNKS),
+    "a coding behind a vertical tab": _raw(
+        POST, HOST, "Transfer-Encoding: \x0bchunked", body=CHUNKS
+    ),
     "chunks in capitals": _raw(POST, HOST, "Transfer-Encoding: CHUNKED", body=CHUNKS),
     "a space behind chunked": _raw(POST, HOST, "Transfer-Encoding: chunked ", body=CHUNKS),
+    "HTTP/0.9": _raw("POST /v1/messages HTTP/0.9", HOST, LENGTH),
+    "HTTP/1.9": _raw("POST /v1/messages HTTP/1.9", HOST, LENGTH),
     "HTTP/2.0": _raw("POST /v1/messages HTTP/2.0", HOST, LENGTH),
     "two spaces": _raw("POST  /v1/messages HTTP/1.1", HOST, LENGTH),
+    "a space in the path": _raw("POST /v1/mess ages HTTP/1.1", HOST, LENGTH),
+    "a tab in the path": _raw("POST /v1/messages\t HTTP/1.1", HOST, LENGTH),
+    "a line break before the request": b"\r\n" + _raw(POST, HOST, LENGTH),
+    "a line break and a space before the headers": _raw(POST, " x: y", HOST, LENGTH),
     "a method in small letters": _raw("post /v1/messages HTTP/1.1", HOST, LENGTH),
     "another expectation": _raw(POST, HOST, LENGTH, "Expect: 200-ok"),
 }
@@ -68,6 +88,7 @@ REFUSED_CHUNKS = {
     "a negative size": b"-1\r\n\r\n",
     "an underscore": b"0_" + CHUNKS,
     "no size": b"\r\n" + CHUNKS,
+    "a size of 13 digits": b"1" + b"0" * 12 + CHUNKS,
     "a size without an end": b"1" * 100,
     "other bytes for the line break": CHUNKS.replace(b"\r\n0", b"XX0"),
     "bare LFs": CHUNKS.replace(b"\r\n", b"\n") + b" " * 30,
@@ -103,7 +124,101 @@ def test_what_two_parsers_could_read_in_two_ways_is_refused_and_ends_the_connect
     assert " ERROR " not in (tmp_path / "gateway.log").read_text()
 
 
+SERVED = {
+    "a tab before a value": [_raw(POST, HOST, f"Content-Length:\t{len(BODY)}")],
+    "a length with zeros before it": [_raw(POST, HOST, f"Content-Length: 000{len(BODY)}")],
+    "chunks behind a tab": [_raw(POST, HOST, "Transfer-Encoding:\tchunked", body=CHUNKS)],
+    "sizes with zeros before them": [_raw(POST, HOST, CHUNKED, body=b"000" + CHUNKS)],
+    "a name like another": [_raw(POST, HOST, LENGTH, "Content_Length: 3", "Transfer_Encoding: x")],
+    "an upgrade to HTTP/2": [
+        _raw(POST, HOST, LENGTH, "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
+    ],
+    "an upgrade to a socket": [
+        _raw(POST, HOST, LENGTH, "Connection: Upgrade", "Upgrade: websocket")
+    ],
+    "other names of this host": [
+        _raw(POST, f"Host: {name}", LENGTH) for name in ("", "a:1", "a/b", "u@a", "a, b", "[::1]")
+    ],
+    "headers for proxies": [
+        _raw(POST, HOST, LENGTH, f"{name}: /smuggled")
+        for name in (
+            "X-Original-URL",
+            "X-Rewrite-URL",
+            "X-HTTP-Method-Override",
+            "X-Forwarded-Host",
+        )
+    ],
+}
+
+
+def test_what_has_one_reading_is_served_and_what_follows_it_is_a_request_of_its_own(tmp_path):
+    async def scenario():
+        async with (
+            recording(http_answer(200, MESSAGE)) as upstream,
+            started(tmp_path, config_for(upstream.url)) as gateway,
+        ):
+            key = f"\r\nx-api-key: {gateway.secret}\r\nHost:".encode()
+            seen = {}
+            for name, data in [(name, each) for name, found in SERVED.items() for each in found]:
+                async with wire(gateway.url) as connection:
+                    await connection.send(data.replace(b"\r\nHost:", key, 1) + SMUGGLED)
+                    first, second = await connection.reply(), await _reply_or_end(connection)
+                seen.setdefault(name, set()).add((first.status, second))
+        return seen, upstream.bodies
+
+    seen, forwarded = run(scenario)
+
+    assert seen == {
+        name: {(200, "end" if name.startswith("an upgrade") else 404)} for name in SERVED
+    }
+    assert len(forwarded) == sum(map(len, SERVED.values()))
+    assert len(set(forwarded)) == 1
+
+
+async def _reply_or_end(connection):
+    try:
+        return (await connection.reply()).status
+    except asyncio.IncompleteReadError as end:
+        assert not end.partial
+        return "end"
+
+
+@pytest.mark.parametrize("kept", ["close", "keep-alive"])
+def test_a_body_of_http_1_0_without_a_length_is_never_another_request(tmp_path, kept):
+    """To a proxy it ends with the connection, whatever it holds."""
+    post, kept = "POST /v1/messages HTTP/1.0", f"Connection: {kept}"
+
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            key = f"x-api-key: {gateway.secret}"
+            reply = await connection.ask(_raw(post, HOST, key, kept, body=SMUGGLED))
+            return reply, await connection.end()
+
+    reply, end = run(scenario)
+
+    assert (reply.status, reply.header("connection"), end) == (400, "close", "fin")
+
+
+@pytest.mark.parametrize("length", ["1" + "0" * 30, "9" * 400])
+def test_a_length_beyond_all_bounds_is_a_413_and_the_end(tmp_path, length):
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            key = f"x-api-key: {gateway.secret}"
+            reply = await connection.ask(_raw(POST, HOST, key, f"Content-Length: {length}"))
+            await connection.send(SMUGGLED)
+            connection.writer.write_eof()
+            return reply, await connection.end()
+
+    reply, end = run(scenario)
+
+    check_refusal(reply, "anthropic", 413, "request_too_large")
+    assert (reply.header("connection"), end) == ("close", "fin")
+
+
 HARDLY_HTTP = [
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"CONNECT /v1/messages HTTP/1.1\r\nhost: gateway\r\n\r\n",
+    b"GET \\healthz HTTP/1.1\r\nhost: gateway\r\n\r\n",
     b"\r\n\r\n",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     b"GET /healthz\r\n\r\n",

@@ -34,6 +34,15 @@ UNKNOWN = {
     "/%ff%zz": "openai",
     "/v1/../healthz": "openai",
     "/..%2f..%2fetc/passwd": "openai",
+    "/v1/messages%20": "anthropic",
+    "/v1/messages%00": "anthropic",
+    "/v1/messages%0d%0ax:y": "anthropic",
+    "/v1/x/../messages": "anthropic",
+    "/v1/..;/messages": "anthropic",
+    "/v1\\messages": "openai",
+    "/%2e%2e/v1/models": "openai",
+    "/x?/v1/messages": "openai",
+    "/Healthz": "openai",
 }
 GETS = ("/healthz", "/readyz", "/pricing", "/pricing/tokens")
 GETS_WITH_KEY = (
@@ -59,7 +68,7 @@ def test_an_unknown_path_is_a_404_in_the_envelope_that_its_caller_reads(tmp_path
     for replies in run(scenario):
         for (path, protocol), reply in zip(UNKNOWN.items(), replies, strict=True):
             kind = "not_found_error" if protocol == "anthropic" else "not_found"
-            assert path[:20] in check_refusal(reply, protocol, 404, kind)
+            assert path.partition("?")[0][:20] in check_refusal(reply, protocol, 404, kind)
             assert reply.header("x-should-retry") == "false"
 
 
