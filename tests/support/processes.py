@@ -79,6 +79,12 @@ class Process:
         status = Path(f"/proc/{self.process.pid}/statm").read_text()
         return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def pss_bytes(self) -> int:
+        """How much memory is its own, and its share of what others use too; Linux only."""
+        lines = Path(f"/proc/{self.process.pid}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
     async def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and wait until the process is gone; give its exit status."""
         if self.process.returncode is None:
