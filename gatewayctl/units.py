@@ -28,6 +28,7 @@ StartLimitBurst=10
 [Service]
 Type=exec
 {user}ExecStart={command}
+ExecReload=/bin/kill -HUP $MAINPID
 WorkingDirectory={folder}
 EnvironmentFile=-{environment}
 Restart=on-failure

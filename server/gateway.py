@@ -37,6 +37,10 @@ class Gateway:
         self.ping_after_s = PING_AFTER_S
         self.pumps: set[asyncio.Task[None]] = set()
 
+    def adopt(self, rules: Rules, upstream: UpstreamClient) -> None:
+        """Serve what comes from now on by these; a request keeps those that it began with."""
+        self.rules, self.upstream = rules, upstream
+
     def serve(self, call: Call) -> "Flight":
         """Serve one request: `async with gateway.serve(call) as flight`.
 
@@ -64,17 +68,18 @@ class Flight:
     def __init__(self, gateway: Gateway, call: Call) -> None:
         self._gateway = gateway
         self._call = call
+        self._rules, self._upstream = gateway.rules, gateway.upstream
         self._begun = time.monotonic()
         self._outcome = Outcome.CANCELLED  # until it is known better
         self._is_left = False
         self.is_held = False  # from then on there may be a row, which ends it
 
     async def __aenter__(self) -> Self:
-        call, gateway = self._call, self._gateway
-        admission.check_route(call.caller, call.tool, gateway.rules.config)
-        self.plan = plan(call.raw, call.protocol, call.tool, gateway.rules)
+        call, gateway, rules = self._call, self._gateway, self._rules
+        admission.check_route(call.caller, call.tool, rules.config)
+        self.plan = plan(call.raw, call.protocol, call.tool, rules)
         self._headers = headers_for(call, self.plan)
-        self._hold = Hold(gateway.holds, call, self.plan, gateway.rules)
+        self._hold = Hold(gateway.holds, call, self.plan, rules)
         self.relay = relay_of(call, self.plan, ping_after_s=gateway.ping_after_s)
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
@@ -107,7 +112,7 @@ class Flight:
             self.is_held = True
             dispatch = self._dispatch(await self._hold.place())
             self._hold.follow(self.relay)
-            error = await self._gateway.upstream.forward(dispatch, self.relay)
+            error = await self._upstream.forward(dispatch, self.relay)
             self._outcome = Outcome.CANCELLED if self._is_left else Outcome.COMPLETED
             if self.relay.was_cut:
                 self._outcome = Outcome.CUT
@@ -168,7 +173,7 @@ class Flight:
         if self._is_left or self._pump.done():
             return
         self._is_left = True
-        if self._gateway.rules.config.billing.on_disconnect == "drain" and self.relay.was_sent:
+        if self._rules.config.billing.on_disconnect == "drain" and self.relay.was_sent:
             self.relay.discard()
         else:
             self._pump.cancel()

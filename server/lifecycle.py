@@ -7,40 +7,39 @@ import resource
 import signal
 import socket
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import uvloop
 from sanic import Sanic
 
 from server import clock, logs
-from server.app import create_app
+from server.app import create_app, response_timeout_s
 from server.billing.orphans import settle_some
 from server.billing.prices import in_force as prices_in_force
 from server.billing.stripe import account as stripe_account
 from server.billing.stripe import worker as stripe_worker
 from server.calls import Rules
-from server.config.load import Settings, resolve_reference, upstream_key_problems
+from server.config.load import Settings
+from server.config.schema import Config
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
 from server.observing.watch import Watch, watching
 from server.presets.load import Presets, load_presets
-from server.presets.watch import Watcher
+from server.providers import endpoints_of, require_keys
+from server.reloading import Files, Reloader
 from server.routes.connection import Connection
 from server.routes.services import Deadlines, Services
-from server.secret import Secret
 from server.store import instances
 from server.store.db import Store
 from server.store.lock import ServeLock
 from server.store.migrate import migrate
-from server.upstream.client import UpstreamClient, endpoint_of
+from server.upstream.client import UpstreamClient
 from server.upstream.pool import Pool
 
 if TYPE_CHECKING:
@@ -74,7 +73,9 @@ def serve(
     ready: Callable[[Running], None] | None = None,
     draining: Callable[[int], None] | None = None,
 ) -> int:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then drain; a second signal ends it at once.
+    """Serve until SIGINT or SIGTERM, then drain; a second signal ends it at once.
+
+    SIGHUP has it read config and presets again.
 
     `ready` is called once, when requests are answered, and `draining` at the first signal, with
     the number of requests that are still under way. Gives the exit status.
@@ -96,9 +97,9 @@ async def _serve(
     ready: Callable[[Running], None] | None,
     draining: Callable[[int], None] | None,
 ) -> int:
-    stop = asyncio.Event()
-    handle_signals(stop)
-    async with running(settings, host=host, port=port) as gateway:
+    stop, reload = asyncio.Event(), asyncio.Event()
+    handle_signals(stop, reload=reload)
+    async with running(settings, host=host, port=port, reload=reload) as gateway:
         if ready is not None:
             ready(gateway)
         await stop.wait()
@@ -107,10 +108,11 @@ async def _serve(
     return 0
 
 
-def handle_signals(stop: asyncio.Event) -> None:
+def handle_signals(stop: asyncio.Event, *, reload: asyncio.Event | None = None) -> None:
     """Set `stop` at the first SIGINT or SIGTERM; leave at once at the second.
 
-    A terminal that closes (SIGHUP) sets it too, unless `nohup` said to ignore that.
+    SIGHUP sets `reload`. Without one, a terminal that closes sets `stop` by it, unless `nohup`
+    said to ignore that.
     """
 
     def on_signal() -> None:
@@ -121,7 +123,9 @@ def handle_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         # No second one is counted: the shell and the system may each send theirs.
         loop.add_signal_handler(signal.SIGHUP, stop.set)
 
@@ -135,17 +139,19 @@ async def running(
     environ: Mapping[str, str] = os.environ,
     demo_options: "demo.DemoOptions | None" = None,
     deadlines: Deadlines | None = None,
+    reload: asyncio.Event | None = None,
     reload_every_s: float = RELOAD_EVERY_S,
     reconcile_every_s: float = stripe_worker.RECONCILE_EVERY_S,
 ) -> AsyncIterator[Running]:
     """Run a gateway inside the block: ready when it begins, drained when it ends.
 
+    Files that changed are looked for every `reload_every_s`; `reload` has them read at once.
     Raises as `serve`.
     """
-    _require_keys(settings, environ)
+    require_keys(settings, environ)
     tls = tls_context(settings)
     config = settings.config
-    watcher = Watcher(settings.presets_path)
+    files = Files(settings)
     presets = load_presets(settings.presets_path)
     Rules.of(config, presets, {})  # what is wrong with them is said before anything is touched
     async with AsyncExitStack() as stack:
@@ -155,29 +161,27 @@ async def running(
         stack.enter_context(ServeLock(settings.database_path))
         watch = await _open_logs(stack, settings)
         demo_server = await _start_demo(stack, settings, demo_options)
-        client = _client(settings, environ, demo_server)
-        stack.push_async_callback(client.close)
+        demo_url = None if demo_server is None else demo_server.url
+        client = UpstreamClient(endpoints_of(settings, environ, demo_url), Pool())
         store, rules = await _open_store(stack, settings, presets, watch)
-        instance_id = await _begin_instance(store, rules)
-        stack.push_async_callback(_end_instance, store, instance_id)
-        gateway = Gateway(store, client, rules, instance_id, watch.feed)
+        gateway = await _open_gateway(stack, store, client, rules, watch)
         account = await stack.enter_async_context(stripe_account.opened(settings, environ, store))
         services = Services(
             settings, store, gateway, clock.now(), watch, deadlines or Deadlines(), account
         )
-        reload = asyncio.create_task(_reload(services, watcher, reload_every_s))
-        stack.push_async_callback(_stop_task, reload)
-        connections = await stack.enter_async_context(_listening(services, sock, tls))
+        server = await stack.enter_async_context(_listening(services, sock, tls))
         await stack.enter_async_context(stripe_worker.working(account, reconcile_every_s))
-        warnings = _warnings(settings, sock)
-        yield Running(url_of(config.server, sock), services, demo_server, warnings, connections)
+        reloader = Reloader(services, files, environ, demo_url, partial(_outlast, server))
+        _run_beside(stack, reloader.run(reload_every_s, reload or asyncio.Event()))
+        url, warnings = url_of(config.server, sock), _warnings(settings, sock)
+        yield Running(url, services, demo_server, warnings, server.connections)
 
 
 @asynccontextmanager
 async def _listening(
     services: Services, sock: socket.socket, tls: ssl.SSLContext | None
-) -> AsyncIterator[Collection[object]]:
-    """Answer requests inside the block, which is given the open connections.
+) -> AsyncIterator[Any]:
+    """Answer requests inside the block, which is given Sanic's server with its connections.
 
     At its end those that are on their way are finished.
     """
@@ -196,7 +200,7 @@ async def _listening(
     await server.start_serving()
     await server.after_start()
     try:
-        yield server.connections
+        yield server
     finally:
         services.is_draining = True
         app.config.KEEP_ALIVE = False
@@ -205,6 +209,14 @@ async def _listening(
         await server.before_stop()
         await server.after_stop()
         Sanic.unregister_app(app)
+
+
+def _outlast(server: Any, config: Config) -> None:
+    """Let answers wait as long as `config` says; never less long, for what runs began before."""
+    longest_s = max(server.app.config.RESPONSE_TIMEOUT, response_timeout_s(config))
+    server.app.config.RESPONSE_TIMEOUT = longest_s
+    for connection in server.connections:
+        connection.response_timeout = longest_s
 
 
 async def _finish(connections: set[Any], services: Services) -> None:
@@ -229,17 +241,6 @@ def _warnings(settings: Settings, sock: socket.socket) -> tuple[str, ...]:
     for warning in warnings:
         _log.warning("%s", warning)
     return warnings
-
-
-def _require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
-    missing = upstream_key_problems(settings, environ)
-    if missing:
-        raise ConfigError(
-            f"the API key of {', '.join(missing)} resolves to nothing; set the variable or file "
-            "that it names, or route no model there",
-            file=settings.path,
-            key=f"upstreams.{missing[0]}.api_key",
-        )
 
 
 def _raise_file_limit() -> None:
@@ -284,23 +285,6 @@ async def _start_demo(
     return server
 
 
-def _client(
-    settings: Settings, environ: Mapping[str, str], demo_server: "demo.DemoServer | None"
-) -> UpstreamClient:
-    demo_url = None if demo_server is None else demo_server.url
-    endpoints = {}
-    for name, upstream in settings.config.upstreams.items():
-        resolve = partial(resolve_reference, environ=environ, folder=settings.folder)
-        ready = msgspec.structs.replace(
-            upstream,
-            api_key=resolve(upstream.api_key),
-            proxy=resolve(upstream.proxy),
-            headers={key: resolve(value) or Secret("") for key, value in upstream.headers.items()},
-        )
-        endpoints[name] = endpoint_of(ready, demo_url)
-    return UpstreamClient(endpoints, Pool())
-
-
 async def _open_store(
     stack: AsyncExitStack, settings: Settings, presets: Presets, watch: Watch
 ) -> tuple[Store, Rules]:
@@ -310,6 +294,17 @@ async def _open_store(
     stack.push_async_callback(store.close)
     prices = await store.write(prices_in_force, settings.config, clock.now())
     return store, Rules.of(settings.config, presets, prices)
+
+
+async def _open_gateway(
+    stack: AsyncExitStack, store: Store, client: UpstreamClient, rules: Rules, watch: Watch
+) -> Gateway:
+    """Make the conductor of an instance of its own, which ends once its last row is settled."""
+    instance_id = await _begin_instance(store, rules)
+    stack.push_async_callback(_end_instance, store, instance_id)
+    gateway = Gateway(store, client, rules, instance_id, watch.feed)
+    stack.push_async_callback(_close_upstream, gateway)
+    return gateway
 
 
 async def _begin_instance(store: Store, rules: Rules) -> int:
@@ -328,25 +323,24 @@ async def _begin_instance(store: Store, rules: Rules) -> int:
     return instance_id
 
 
+async def _close_upstream(gateway: Gateway) -> None:
+    await gateway.upstream.close()  # by then it may be a successor of the first
+
+
 async def _end_instance(store: Store, instance_id: int) -> None:
     await store.write(instances.end, instance_id, clock.now())
 
 
-async def _reload(services: Services, watcher: Watcher, every_s: float) -> None:
-    """Swap the rules when preset files change; running requests keep the ones they have."""
-    while True:
-        await asyncio.sleep(every_s)
-        found = await asyncio.to_thread(watcher.poll, time.monotonic())
-        if found is None:
-            continue
-        try:
-            if isinstance(found, ConfigError):
-                raise found
-            prices = services.gateway.rules.prices
-            services.gateway.rules = Rules.of(services.settings.config, found, prices)
-            _log.info("presets reloaded")
-        except ConfigError as err:
-            _log.error("presets were not reloaded: %s", err)
+def _run_beside(stack: AsyncExitStack, work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` until the stack is left; that it ends before is a bug, and told."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_log_bug)
+    stack.push_async_callback(_stop_task, task)
+
+
+def _log_bug(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical("config and presets are not looked at any more", exc_info=task.exception())
 
 
 async def _stop_task(task: asyncio.Task[None]) -> None:

@@ -30,11 +30,17 @@ def open_log(path: Path, level: str) -> logging.Handler:
     formatter = logging.Formatter(FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
-    for name, floor in _LOGGERS.items():
-        logger = logging.getLogger(name)
-        logger.setLevel(max(floor, logging.getLevelNamesMapping()[level.upper()]))
-        logger.addHandler(handler)
+    for name in _LOGGERS:
+        logging.getLogger(name).addHandler(handler)
+    set_level(level)
     return handler
+
+
+def set_level(level: str) -> None:
+    """Log what is at least as grave as `level`."""
+    for name, floor in _LOGGERS.items():
+        wanted = logging.getLevelNamesMapping()[level.upper()]
+        logging.getLogger(name).setLevel(max(floor, wanted))
 
 
 def close_log(handler: logging.Handler) -> None:

@@ -46,11 +46,15 @@ ROWS = {
         "errors clock config protocols store tenants usage billing billing.stripe observing calls "
         "rows gateway"
     ),
-    "server.app": "errors routes",
+    "server.app": "errors config routes",
     "server.listening": "errors config",
+    "server.providers": "secret config upstream",
+    "server.reloading": (
+        "errors clock logs config store presets billing upstream calls routes providers"
+    ),
     "server.lifecycle": (
-        "errors secret clock logs config store presets billing billing.stripe upstream "
-        "upstream.demo observing calls gateway routes app listening"
+        "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
+        "observing calls gateway routes app listening providers reloading"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",

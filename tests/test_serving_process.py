@@ -231,35 +231,46 @@ def test_a_look_at_readyz_while_draining_is_told_so(tmp_path):
     assert status == 0
 
 
-def test_a_terminal_that_closes_lets_streams_finish_however_often_it_says_so(tmp_path):
-    """The shell and the system may each send SIGHUP: the second is no wish to end at once."""
+def test_sighup_has_the_config_read_again_and_ends_nothing(tmp_path):
+    """A second one is no wish to end at once, and a running stream notices neither."""
     path, secret = _prepare(tmp_path)
 
     with _serving(path) as (process, url):
         streams = _Streams(url, secret, 2)
+        path.write_text(path.read_text().replace("demo-smart", "demo-other"))
         process.send_signal(signal.SIGHUP)
-        _wait_until_closed(url)
         process.send_signal(signal.SIGHUP)
+        _wait_until_logged(tmp_path, "config reloaded, changed: models")
         ends = streams.join()
+        ready = _get(url, "/readyz")
+        process.send_signal(signal.SIGTERM)
         status = process.wait(10)
 
     assert all(check_messages_stream(received) for received in ends)
-    assert status == 0
+    assert (ready, status) == ({"status": "ready"}, 0)
 
 
-def test_under_nohup_a_terminal_that_closes_ends_nothing(tmp_path):
+def test_under_nohup_too_sighup_has_the_config_read_again(tmp_path):
     path, _ = _prepare(tmp_path)
     kept = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does; children inherit it
 
     try:
         with _serving(path) as (process, url):
             process.send_signal(signal.SIGHUP)
+            _wait_until_logged(tmp_path, "config reloaded, changed: nothing")
             ready = _get(url, "/readyz")
             status = process.poll()
     finally:
         signal.signal(signal.SIGHUP, kept)
 
     assert (ready, status) == ({"status": "ready"}, None)
+
+
+def _wait_until_logged(folder, words):
+    deadline = time.monotonic() + 5
+    while words not in (folder / "gateway.log").read_text():
+        assert time.monotonic() < deadline, "the log never said it"
+        time.sleep(0.02)
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path):

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import yaml
@@ -28,11 +29,12 @@ _TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says, and where it says it."""
+    """What a file says, and where it says it; `digest` is the SHA-256 of its bytes."""
 
     file: Path
     value: Value
     lines: Mapping[KeyPath, int]
+    digest: str = ""
 
     def error(self, path: KeyPath, message: str) -> ConfigError:
         """Make the error about the value at `path`; a missing key takes its parent's line."""
@@ -74,7 +76,7 @@ def read(file: Path) -> Document:
     except UnicodeDecodeError as exc:
         line = raw.count(b"\n", 0, exc.start) + 1
         raise ConfigError("is not UTF-8", file=file, line=line) from exc
-    return parse(text, file)
+    return replace(parse(text, file), digest=sha256(raw).hexdigest())
 
 
 def parse(text: str, file: Path) -> Document:

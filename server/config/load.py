@@ -1,7 +1,7 @@
 """The configuration of this process: where its file is, and what it says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import platformdirs
 
 from server.config.checks import first_problem
 from server.config.convert import convert
-from server.config.document import read
+from server.config.document import Document, KeyPath, read
 from server.config.masking import environment_variables, literal_secrets, masked
 from server.config.references import resolve_reference
 from server.config.schema import Config
@@ -34,7 +34,12 @@ class Settings:
 
     config: Config
     path: Path
+    source: Document = field(repr=False)
     warnings: tuple[str, ...] = ()
+
+    def error(self, key: KeyPath, message: str) -> ConfigError:
+        """Make the error about the value at `key`."""
+        return self.source.error(key, message)
 
     @property
     def folder(self) -> Path:
@@ -105,7 +110,7 @@ def load(path: Path) -> Settings:
         f"{path}: {key}: is written out in the file; use ${{NAME}} or file:PATH instead"
         for key in literal_secrets(config)
     )
-    return Settings(config, path.absolute(), warnings)
+    return Settings(config, path.absolute(), document, warnings)
 
 
 def upstream_key_problems(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from server.observing.access_log import AccessLog
-from server.observing.exposition import Family, Histogram, alone
+from server.observing.exposition import Family, Histogram, Sample, alone, labels_of
 from server.observing.log_file import LogFile
 from server.observing.loop_lag import LoopLag
 from server.observing.metrics import Metrics
@@ -24,6 +24,7 @@ class Watch:
     lag: LoopLag
     commits: Histogram
     access_log: AccessLog | None
+    reloads: dict[str, int] = field(default_factory=lambda: {"done": 0, "refused": 0})
 
     def families(self) -> Iterator[Family]:
         """Give all figures that were gathered."""
@@ -39,6 +40,12 @@ class Watch:
             "histogram",
             "How long each group of writes took, its commit included.",
             self.commits.samples(""),
+        )
+        yield Family(
+            "gatewayctl_config_reloads_total",
+            "counter",
+            "Reloads of the config: those done, and those refused.",
+            [Sample(labels_of({"result": result}), n) for result, n in self.reloads.items()],
         )
         if self.access_log is not None:
             yield alone(

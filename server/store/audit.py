@@ -33,6 +33,7 @@ class Action(StrEnum):
     """What was done."""
 
     CONFIG_INITIALISED = "config.initialised"
+    CONFIG_RELOADED = "config.reloaded"
     DB_MIGRATED = "db.migrated"
     PRICE_SET = "price.set"
     TENANT_CREATED = "tenant.created"

@@ -1,7 +1,8 @@
 """Build a request for a provider, send it, and follow its answer to the end."""
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -122,14 +123,36 @@ def shown_headers(head: Head | None) -> dict[str, str]:
 class UpstreamClient:
     """Calls configured upstreams; owns the pools, which `close` empties."""
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], pool: Pool) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        pool: Pool,
+        proxied: "Mapping[Secret, ProxiedPool] | None" = None,
+    ) -> None:
         self._endpoints = endpoints
         self.pool = pool
-        self._proxied = {
-            name: _proxied_pool(endpoint.proxy, pool)
-            for name, endpoint in endpoints.items()
-            if endpoint.proxy is not None
-        }
+        known = proxied or {}
+        proxies = {each.proxy for each in endpoints.values() if each.proxy is not None}
+        self._proxied = {each: known.get(each) or _proxied_pool(each, pool) for each in proxies}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    def succeeded_by(
+        self, endpoints: Mapping[str, Endpoint], running: Collection["asyncio.Task[None]"]
+    ) -> "UpstreamClient":
+        """Make the client that calls `endpoints` from now on, with this one's connections.
+
+        Those to where no upstream is any more are closed, each behind its last exchange; the
+        requests `running` go on as they began.
+        """
+        self.pool.keep_only({endpoint.origin for endpoint in endpoints.values()})
+        successor = UpstreamClient(endpoints, self.pool, self._proxied)
+        successor._retiring = self._retiring
+        gone = [pool for proxy, pool in self._proxied.items() if proxy not in successor._proxied]
+        if gone:
+            task = asyncio.get_running_loop().create_task(_close_after(running, gone))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        return successor
 
     async def forward(self, dispatch: Dispatch, relay: Relay) -> GatewayError | None:
         """Send the request and report its answer to `relay`; give what went wrong, if anything.
@@ -138,7 +161,7 @@ class UpstreamClient:
         Whatever way this ends, no exchange stays open behind it.
         """
         endpoint = self._endpoints[dispatch.target.upstream]
-        pool = self._proxied.get(dispatch.target.upstream, self.pool)
+        pool = self.pool if endpoint.proxy is None else self._proxied[endpoint.proxy]
         head = _head(endpoint, dispatch)
         args = (endpoint.origin, relay, head, dispatch.body, endpoint.timeouts)
         error = await self._exchange(relay, pool, args, fresh=False)
@@ -148,6 +171,9 @@ class UpstreamClient:
         return error
 
     async def close(self) -> None:
+        """Close every connection; no request is running any more."""
+        if self._retiring:
+            await asyncio.wait(self._retiring)
         await self.pool.close()
         for pool in self._proxied.values():
             await pool.close()
@@ -167,6 +193,15 @@ class UpstreamClient:
             return err
         finally:
             relay.detach()
+
+
+async def _close_after(
+    running: Collection["asyncio.Task[None]"], pools: Iterable["ProxiedPool"]
+) -> None:
+    if running:
+        await asyncio.wait(running)
+    for pool in pools:
+        await pool.close()
 
 
 def _proxied_pool(proxy: Secret, direct: Pool) -> "ProxiedPool":

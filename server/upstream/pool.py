@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Collection
 
 from server.config.schema import Timeouts
 from server.errors import UpstreamError, UpstreamTimeout
@@ -21,6 +22,7 @@ class Pool:
         self._idle: dict[Origin, list[Connection]] = {}
         self._open: set[Connection] = set()
         self._all_gone = asyncio.Event()
+        self._kept: frozenset[Origin] | None = None  # None: all
 
     @property
     def open_count(self) -> int:
@@ -61,7 +63,17 @@ class Pool:
             self._ssl_context.set_alpn_protocols(["http/1.1"])
         return self._ssl_context
 
+    def keep_only(self, origins: Collection[Origin]) -> None:
+        """Close the connections to all other origins, each behind its last exchange."""
+        self._kept = frozenset(origins)
+        for origin in self._idle.keys() - self._kept:
+            for connection in self._idle.pop(origin):
+                connection.abort()
+
     def connection_idle(self, connection: Connection) -> None:
+        if self._kept is not None and connection.origin not in self._kept:
+            connection.abort()
+            return
         idle = self._idle.setdefault(connection.origin, [])
         idle.append(connection)
         # The oldest is at the bottom, where nobody takes it as long as one above it is free.

@@ -17,8 +17,9 @@ from server.config.load import load
 KNOWN = {
     "Unit": {"Description", "Documentation", "StartLimitIntervalSec", "StartLimitBurst"}
     | {"After", "Wants"},
-    "Service": {"Type", "User", "ExecStart", "WorkingDirectory", "EnvironmentFile", "Restart"}
-    | {"RestartSec", "RestartPreventExitStatus", "KillSignal", "KillMode", "TimeoutStopSec"}
+    "Service": {"Type", "User", "ExecStart", "ExecReload", "WorkingDirectory", "Restart"}
+    | {"EnvironmentFile", "RestartSec", "RestartPreventExitStatus"}
+    | {"KillSignal", "KillMode", "TimeoutStopSec"}
     | {"LimitNOFILE", "UMask", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "ProtectHome"}
     | {"ReadWritePaths", "RestrictAddressFamilies", "RestrictNamespaces", "RestrictRealtime"}
     | {"RestrictSUIDSGID", "LockPersonality", "MemoryDenyWriteExecute", "PrivateUsers"}
@@ -89,6 +90,7 @@ def test_the_unit_fits_a_gateway_with_one_sqlite_file(ready, cli, home):
     program = Path(sys.executable).with_name("gatewayctl")
     assert (done.code, done.err) == (0, "")
     assert unit["ExecStart"] == f'"{program}" --config "{home}/config.yaml" serve'
+    assert unit["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert unit["WorkingDirectory"] == str(home)
     assert unit["EnvironmentFile"] == f"-{home}/gateway.env"
     assert unit["ReadWritePaths"] == f'"{home.resolve()}"'

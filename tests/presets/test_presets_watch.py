@@ -3,7 +3,7 @@ import os
 import pytest
 
 from server.errors import ConfigError
-from server.presets.watch import Watcher
+from server.presets.watch import watch_presets
 
 FIRST = "tool: cline\nversion: 1\nsystem: one\nskills: [{name: a, file: a.md}]\n"
 
@@ -26,13 +26,13 @@ def settled(watcher, *, start):
 
 
 def test_untouched_files_give_nothing(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
 
     assert [watcher.poll(at) for at in (0.0, 1.0, 2.0)] == [None, None, None]
 
 
 def test_a_change_counts_once_it_stood_still_for_300_ms(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "cline.yaml", FIRST.replace("one", "two"), mtime_s=1000)
 
     assert watcher.poll(10.0) is None
@@ -44,7 +44,7 @@ def test_a_change_counts_once_it_stood_still_for_300_ms(folder):
 
 
 def test_a_file_that_is_still_being_written_is_waited_for(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "cline.yaml", "tool: cli", mtime_s=1000)
     assert watcher.poll(10.0) is None
     write(folder / "cline.yaml", FIRST.replace("one", "two"), mtime_s=1001)
@@ -55,7 +55,7 @@ def test_a_file_that_is_still_being_written_is_waited_for(folder):
 
 
 def test_the_same_size_with_another_mtime_is_a_change(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "cline.yaml", FIRST.replace("one", "two"), mtime_s=1000)
     assert settled(watcher, start=10.0)["cline"].system == "two"
     write(folder / "cline.yaml", FIRST.replace("one", "six"), mtime_s=1001)
@@ -64,14 +64,14 @@ def test_the_same_size_with_another_mtime_is_a_change(folder):
 
 
 def test_a_changed_skill_file_is_a_change(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "a.md", "new skill", mtime_s=1000)
 
     assert settled(watcher, start=10.0)["cline"].skills[0].text == "new skill"
 
 
 def test_an_emptied_file_is_an_error_that_is_reported_once(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "cline.yaml", "", mtime_s=1000)
 
     error = settled(watcher, start=10.0)
@@ -82,14 +82,14 @@ def test_an_emptied_file_is_an_error_that_is_reported_once(folder):
 
 
 def test_an_emptied_skill_file_is_an_error(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "a.md", "", mtime_s=1000)
 
     assert isinstance(settled(watcher, start=10.0), ConfigError)
 
 
 def test_one_broken_file_keeps_every_other_change_out(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     write(folder / "cline.yaml", FIRST.replace("one", "two"), mtime_s=1000)
     write(folder / "cursor.yaml", "tool: cursor\nversion: x\n", mtime_s=1000)
 
@@ -97,7 +97,7 @@ def test_one_broken_file_keeps_every_other_change_out(folder):
 
 
 def test_putting_a_broken_file_right_gives_the_presets(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     os.utime(folder / "cline.yaml", (1000, 1000))
     settled(watcher, start=0.0)
     write(folder / "cline.yaml", "", mtime_s=1001)
@@ -108,7 +108,7 @@ def test_putting_a_broken_file_right_gives_the_presets(folder):
 
 
 def test_a_change_taken_back_before_it_settled_is_none(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     os.utime(folder / "cline.yaml", (1000, 1000))
     settled(watcher, start=0.0)
     write(folder / "cline.yaml", "", mtime_s=1001)
@@ -119,14 +119,14 @@ def test_a_change_taken_back_before_it_settled_is_none(folder):
 
 
 def test_a_removed_file_takes_its_preset_away(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     (folder / "cline.yaml").unlink()
 
     assert dict(settled(watcher, start=10.0)) == {}
 
 
 def test_a_removed_folder_is_an_error(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     for path in list(folder.iterdir()):
         path.unlink()
     folder.rmdir()
@@ -135,7 +135,7 @@ def test_a_removed_folder_is_an_error(folder):
 
 
 def test_a_broken_link_and_an_editors_lock_are_passed_over(folder):
-    watcher = Watcher(folder)
+    watcher = watch_presets(folder)
     (folder / "gone.md").symlink_to(folder / "nowhere.md")
     (folder / ".#cline.yaml").write_text("")
 
@@ -144,7 +144,7 @@ def test_a_broken_link_and_an_editors_lock_are_passed_over(folder):
 
 def test_a_folder_that_cannot_be_looked_into_ends_no_watch(folder):
     """A folder deeper than paths may be long stands for any failure of the file system."""
-    watcher, levels = Watcher(folder), ["deep" * 60] * 20
+    watcher, levels = watch_presets(folder), ["deep" * 60] * 20
     here = os.open(folder, os.O_RDONLY)
     for level in levels:
         os.mkdir(level, dir_fd=here)

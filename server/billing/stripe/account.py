@@ -13,9 +13,12 @@ from server.secret import Secret
 from server.store.db import Store
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Account:
-    """One client, the store, the tiers; `told` is set when there is something to look at."""
+    """One client, the store, the tiers; `told` is set when there is something to look at.
+
+    `tiers` is swapped whole on a reload; read it once where its parts must agree.
+    """
 
     client: Client
     store: Store

@@ -49,13 +49,13 @@ async def start(
         BillingNotConfigured: no URL to send them back to, or no price for the tier.
         UpstreamError, Unavailable, Internal: as `client.translated`.
     """
-    back = account.url("/billing/return")
+    back, sold = account.url("/billing/return"), account.tiers[tier]
     again = await _end_open_ones(account, tenant_id, tier)
     customer = await subscribed.living_customer(account, tenant_id)
     await account.store.read(_refuse_second, tenant_id)
     if again is not None:
         return again
-    lookup_key = str(account.tiers[tier].stripe_lookup_key)
+    lookup_key = str(sold.stripe_lookup_key)
     price_id = await account.client.price_id(lookup_key)
     if price_id is None:
         raise BillingNotConfigured(

@@ -1,0 +1,42 @@
+"""The upstreams of a config, ready to be called: their keys and headers looked up."""
+
+from collections.abc import Mapping
+from functools import partial
+
+from msgspec.structs import replace
+
+from server.config.load import Settings, resolve_reference, upstream_key_problems
+from server.secret import Secret
+from server.upstream.client import Endpoint, endpoint_of
+
+
+def require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Raise ConfigError where the key of an upstream that serves a model resolves to nothing."""
+    missing = upstream_key_problems(settings, environ)
+    if missing:
+        raise settings.error(
+            ("upstreams", missing[0], "api_key"),
+            f"the API key of {', '.join(missing)} resolves to nothing; set the variable or file "
+            "that it names, or route no model there",
+        )
+
+
+def endpoints_of(
+    settings: Settings, environ: Mapping[str, str], demo_url: str | None
+) -> dict[str, Endpoint]:
+    """Prepare every upstream; `protocol: demo` leads to `demo_url`.
+
+    Raises:
+        ConfigError: a key's file is there but cannot be used.
+    """
+    resolve = partial(resolve_reference, environ=environ, folder=settings.folder)
+    endpoints = {}
+    for name, upstream in settings.config.upstreams.items():
+        ready = replace(
+            upstream,
+            api_key=resolve(upstream.api_key),
+            proxy=resolve(upstream.proxy),
+            headers={key: resolve(value) or Secret("") for key, value in upstream.headers.items()},
+        )
+        endpoints[name] = endpoint_of(ready, demo_url)
+    return endpoints
