@@ -57,6 +57,33 @@ def test_origins_do_not_share_connections():
     assert run(scenario()) == (1, 1)
 
 
+def test_connections_to_an_origin_that_is_not_kept_close_behind_their_last_exchange():
+    """An exchange that began before, or even after, still has its answer."""
+
+    async def scenario():
+        pool, go = Pool(), asyncio.Event()
+        go.set()
+        async with upstream([go, OK]) as gone, upstream([OK]) as kept:
+            await asyncio.gather(ask(pool, gone), ask(pool, gone), ask(pool, kept))
+            counts = [pool.open_count]
+            go.clear()
+            running = [asyncio.create_task(ask(pool, gone))]
+            await until(lambda: len(gone.requests) == 3)
+            pool.keep_only({kept.origin})
+            await until(lambda: pool.open_count == 2)
+            running.append(asyncio.create_task(ask(pool, gone)))
+            await until(lambda: len(gone.requests) == 4)
+            go.set()
+            answers = await asyncio.gather(*running)
+            await until(lambda: pool.open_count == 1)
+            await ask(pool, kept)
+            counts.append(pool.open_count)
+            await pool.close()
+        return counts, [each.ends for each in answers], kept.accepted
+
+    assert run(scenario()) == ([3, 1], [[None], [None]], 1)
+
+
 def test_an_idle_connection_that_the_server_closes_is_dropped():
     async def scenario():
         pool = Pool()

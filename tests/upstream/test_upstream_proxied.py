@@ -19,10 +19,12 @@ from support.raw_upstream import (
     until,
     upstream,
 )
-from support.relays import client_for, relayed, start
+from support.relays import client_for, read, relayed, start
 
-from server.config.schema import Timeouts
+from server.config.schema import Timeouts, Upstream
 from server.errors import UpstreamError, UpstreamTimeout
+from server.secret import Secret
+from server.upstream.client import endpoint_of
 
 MESSAGES = (Path(__file__).parent.parent / "data" / "messages_text.sse").read_bytes()
 DELTA = b'event: ping\ndata: {"type":"ping"}\n\n'
@@ -229,3 +231,28 @@ def test_closing_ends_what_is_under_way():
             await task
 
     scene(play, [HANG])
+
+
+def test_a_successor_keeps_the_proxies_it_needs_and_others_close_behind_what_runs():
+    go = asyncio.Event()
+
+    async def play(client, server, proxy):
+        relay, pump = start(client)
+        reading = asyncio.create_task(read(relay))
+        await until(lambda: server.requests)
+        there = Upstream(protocol="anthropic", base_url=server.url, proxy=Secret(proxy.url))
+        direct = Upstream(protocol="anthropic", base_url=server.url)
+        same = client.succeeded_by({"there": endpoint_of(there, None)}, [pump])
+        answers = [await relayed(same)]
+        last = same.succeeded_by({"there": endpoint_of(direct, None)}, [pump])
+        answers.append(await relayed(last))
+        was_open = proxy.open
+        go.set()
+        answers.append(await reading)
+        await until(lambda: not proxy.open)
+        await last.close()
+        return was_open, len(proxy.lines), [(each.error, bytes(each.stream)) for each in answers]
+
+    scripts = [[EVENTS, go, chunked(MESSAGES)], EVENTS + chunked(MESSAGES)]
+
+    assert scene(play, *scripts) == (2, 2, [(None, MESSAGES)] * 3)
