@@ -183,6 +183,56 @@ def test_a_running_stream_ends_at_its_old_price_and_the_next_request_pays_the_ne
     assert new["cost_micros"] == 100 * old["cost_micros"] > 0
 
 
+def test_a_running_stream_ends_at_an_upstream_that_the_config_has_no_more(edited):
+    both = CONFIG.replace("upstreams:", "upstreams:\n  other: {protocol: demo}")
+
+    async def scenario():
+        async with edited(both) as here, here.gateway.client() as client:
+            ask = STREAM | {"model": "slow"}
+            async with client.stream("POST", "/v1/messages", json=ask) as old:
+                here.path.write_text(re.sub(r"\bdemo\b(?=[:,])", "other", CONFIG))
+                await here.reloaded()
+                was_running = bool(here.gateway.gateway.pumps)
+                body = await old.aread()
+            await client.post("/v1/messages", json=ask)
+            rows = await here.gateway.rows()
+            return was_running, body, [(row["upstream"], row["outcome"]) for row in rows]
+
+    was_running, body, rows = asyncio.run(scenario())
+
+    assert was_running
+    assert b"message_stop" in body
+    assert rows == [("demo", "completed"), ("other", "completed")]
+
+
+def test_upstreams_that_may_be_silent_for_longer_are_waited_for(edited):
+    async def scenario():
+        async with recording(http_answer(200, MESSAGE)) as there:
+            timeouts = "timeouts: {first_byte_s: 7000}, protocol"
+            async with edited(config_for(there.url)) as here, here.gateway.client() as client:
+                await client.get("/healthz")
+                (connection,) = here.gateway.running.connections
+                before = connection.response_timeout
+                here.replace("protocol", timeouts)
+                await here.reloaded()
+                return before, connection.response_timeout
+
+    assert asyncio.run(scenario()) == (660, 7060)
+
+
+def test_a_first_demo_upstream_waits_for_a_restart(edited):
+    async def scenario():
+        async with recording(None) as there, edited(config_for(there.url)) as here:
+            here.replace("upstreams:\n", "upstreams:\n  demo: {protocol: demo}\n")
+            return await here.refused()
+
+    said = asyncio.run(scenario())
+
+    assert said.endswith(
+        "config.yaml:3: upstreams.demo.protocol: the demo model starts with the gateway: restart it"
+    )
+
+
 def test_a_tier_that_somebody_subscribes_to_cannot_be_taken_away(edited):
     async def scenario():
         async with edited() as here:
