@@ -18,7 +18,7 @@ from server.store import audit
 
 STREAM = ASK | {"stream": True}
 PRICE = 'price: {input: "4", output: "20"}'
-SLOW = f'  slow: {{targets: [{{upstream: demo, model: "fault:stall:0.6"}}], {PRICE}}}\n'
+SLOW = f'  slow: {{targets: [{{upstream: demo, model: "fault:stall:1.2"}}], {PRICE}}}\n'
 ENDLESS = f'  endless: {{targets: [{{upstream: demo, model: "fault:endless:20"}}], {PRICE}}}\n'
 KEYLESS = '{protocol: openai, base_url: "http://127.0.0.1:1", api_key: "${NO_KEY}"}'
 CONFIG = DEMO_CONFIG.replace("aliases:", SLOW + "aliases:")
