@@ -66,6 +66,7 @@ class Server(Section, frozen=True):
     port: Port = 8080
     public_url: str | None = None
     max_body_mb: Megabytes = 32
+    max_connections: Count = 5_000  # two files each, and macOS allows 10,240
     drain_s: Delay = 30
     trusted_proxies: tuple[str, ...] = ()
     tls: Tls | None = None

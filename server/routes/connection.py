@@ -13,7 +13,7 @@ from sanic.http.http1 import HTTP_CONTINUE
 from sanic.response import BaseHTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from server.errors import GatewayError, InvalidRequest
+from server.errors import GatewayError, InvalidRequest, Unavailable
 from server.routes.services import Deadlines
 
 LINGER_S = 1.0  # for a client that still sends behind a head that was refused
@@ -34,6 +34,18 @@ class Conversation(Http):
     request_body: Any  # True, "chunked" or None
     request_bytes_left: Any
     response_func: Any
+
+    async def http1(self) -> None:
+        """Serve the requests of the connection; one too many is told so before it asks."""
+        if not self.protocol.is_surplus:
+            serve: Callable[[], Coroutine[None, None, None]] = super().http1
+            await serve()
+            return
+        begin: Callable[[], None] = self.init_for_request
+        begin()
+        self.stage, self.response_func = Stage.REQUEST, self.http1_response_header
+        full = "Too many connections are open; try again shortly."
+        await self.error_response(Unavailable(full, retry_after_s=5))
 
     async def http1_request_header(self) -> None:
         """Read a request's head within one deadline, however slowly it drips in."""
@@ -207,7 +219,15 @@ class Conversation(Http):
 class Connection(HttpProtocol):
     """A client's connection."""
 
+    __slots__ = ("is_surplus",)
     HTTP_CLASS = Conversation
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to read; one more than may be open gets a 503, and that is its end."""
+        limit = self.app.ctx.services.settings.config.server.max_connections
+        self.is_surplus = len(self.connections) >= limit
+        begin: Callable[[Any], None] = super().connection_made
+        begin(transport)
 
     async def send(self, data: bytes) -> None:
         """Write `data`; a client that is gone, or reads nothing for long, ends the request."""

@@ -26,6 +26,7 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         "port": 8080,
         "public_url": None,
         "max_body_mb": 32,
+        "max_connections": 5000,
         "drain_s": 30,
         "trusted_proxies": (),
         "tls": None,

@@ -22,6 +22,7 @@ from support.wires import ASK, Wire, request, run, until, wire
 KIB = 1024
 AT_ONCE = 200
 PROBES = 20
+ROOM = "server: {max_connections: 6000}\n"
 HELD_S = 3
 STREAM = json.dumps({**ASK, "stream": True}).encode()
 BEGIN = (
@@ -177,7 +178,7 @@ def test_a_crowd_costs_little_memory_and_nobody_elses_time(tmp_path, name):
 
     async def scenario():
         async with _endless(crowd.event, crowd.every_s) as upstream:
-            secret = prepare(tmp_path, both_protocols(upstream))
+            secret = prepare(tmp_path, both_protocols(upstream) + ROOM)
             config = str(tmp_path / "config.yaml")
             gateway = await Process.start("serve", "--config", config, "--port", "0")
             try:

@@ -1,0 +1,71 @@
+"""server.max_connections: who is there stays, and one more is told to come back."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from support.gateways import DEMO_CONFIG, started
+from support.wires import check_refusal, request, run, until, wire
+
+TWO = DEMO_CONFIG + "server: {max_connections: 2}\n"
+HEALTHZ = request("GET", "/healthz")
+
+
+def test_one_connection_too_many_is_a_503_and_the_others_do_not_notice(tmp_path):
+    async def scenario():
+        async with started(tmp_path, TWO) as gateway, AsyncExitStack() as stack:
+            here = [await stack.enter_async_context(wire(gateway.url)) for _ in range(2)]
+            before = [await each.ask(HEALTHZ) for each in here]
+            async with wire(gateway.url) as surplus:
+                refused = await surplus.ask(HEALTHZ)
+                end = await surplus.end()
+            after = [await each.ask(HEALTHZ) for each in here]
+        return refused, end, before + after
+
+    refused, end, replies = run(scenario)
+
+    check_refusal(refused, "openai", 503, "unavailable")
+    assert (refused.header("connection"), refused.header("retry-after"), end) == (
+        "close",
+        "5",
+        "fin",
+    )
+    assert [reply.status for reply in replies] == [200] * 4
+
+
+def test_where_one_leaves_another_may_come(tmp_path):
+    async def scenario():
+        async with started(tmp_path, TWO) as gateway, wire(gateway.url) as first:
+            await first.ask(HEALTHZ)
+            async with wire(gateway.url) as second:
+                await second.ask(HEALTHZ)
+
+            async def is_let_in():
+                async with wire(gateway.url) as third:
+                    return (await third.ask(HEALTHZ)).status == 200
+
+            return await until(is_let_in)
+
+    assert run(scenario)
+
+
+def test_a_flood_leaves_nothing_behind(tmp_path):
+    """Although none of them sends anything, or closes its own side."""
+
+    async def refused(gateway):
+        async with wire(gateway.url) as surplus:
+            return (await surplus.reply()).status, await surplus.end()
+
+    async def scenario():
+        async with started(tmp_path, TWO) as gateway, AsyncExitStack() as stack:
+            for _ in range(2):
+                await (await stack.enter_async_context(wire(gateway.url))).ask(HEALTHZ)
+            seen = await asyncio.gather(*(refused(gateway) for _ in range(100)))
+            await until(lambda: _is(len(gateway.running.connections) == 2))
+        return set(seen)
+
+    assert run(scenario) == {(503, "fin")}
+    assert " ERROR " not in (tmp_path / "gateway.log").read_text()
+
+
+async def _is(value):
+    return value
