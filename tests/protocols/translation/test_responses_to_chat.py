@@ -275,8 +275,8 @@ def test_what_one_agent_tells_another_is_read_as_the_users_words():
     """codex gives a sub-agent its task in this way; without it the agent has nothing to do."""
     item = {
         "type": "agent_message",
-        "author": "/root",
-        "recipient": "/root/sub",
+        "author": "lead",
+        "recipient": "lead.sub",
         "content": [
             text("Payload:\n"),
             {"type": "encrypted_content", "encrypted_content": "Say hi."},
