@@ -1,13 +1,13 @@
 """How a provider's answer becomes the client's: the relay between the two."""
 
 import time
+from collections.abc import Callable
 
 from server.calls import Call, Plan
 from server.errors import GatewayError
 from server.protocols import Protocol, envelopes
 from server.protocols.translation import Context, ways
 from server.protocols.translation.answers.responses_errors import failed_event
-from server.terms import estimate
 from server.upstream.client import forwarded_headers
 from server.upstream.relay import Relay
 
@@ -21,8 +21,13 @@ def headers_for(call: Call, plan: Plan) -> dict[str, str]:
     return forwarded_headers(plan.protocol, call.headers if _is_same(call, plan) else {})
 
 
-def relay_of(call: Call, plan: Plan, *, ping_after_s: float) -> Relay:
-    """Make the relay of a request; a stream becomes the client's event by event."""
+def relay_of(
+    call: Call, plan: Plan, estimated_input: Callable[[], int], *, ping_after_s: float
+) -> Relay:
+    """Make the relay of a request; a stream becomes the client's event by event.
+
+    `estimated_input` is asked only where a translated stream has to begin with a count of tokens.
+    """
     request = plan.request
     if _is_same(call, plan) and request.stream is plan.streamed:
         answers = ways.AS_THEY_ARE
@@ -32,7 +37,7 @@ def relay_of(call: Call, plan: Plan, *, ping_after_s: float) -> Relay:
             plan.protocol,
             stream=request.stream,
             streamed=plan.streamed,
-            context=_context(call, plan),
+            context=_context(call, plan, estimated_input()),
             asked=request.asked,
         )
     return Relay(
@@ -49,7 +54,7 @@ def error_event(err: GatewayError, call: Call, plan: Plan) -> bytes:
     if call.protocol is Protocol.ANTHROPIC:
         return envelopes.anthropic_event(err, call.request_id)
     if call.protocol is Protocol.RESPONSES:
-        return failed_event(err.reason, str(err), _context(call, plan))
+        return failed_event(err.reason, str(err), _context(call, plan, 0))
     return envelopes.openai_event(err)
 
 
@@ -62,12 +67,12 @@ def _hides_usage(plan: Plan) -> bool:
     return plan.protocol is Protocol.OPENAI and not plan.request.wants_usage
 
 
-def _context(call: Call, plan: Plan) -> Context:
+def _context(call: Call, plan: Plan, input_tokens: int) -> Context:
     return Context(
         model=plan.request.model,
         ident=call.request_id.removeprefix("req_"),
         created=int(time.time()),
-        input_tokens=estimate(plan),
+        input_tokens=input_tokens,
         names=plan.names,
         include_usage=plan.request.wants_usage or call.protocol is Protocol.RESPONSES,
     )

@@ -80,7 +80,8 @@ class Flight:
         self.plan = plan(call.raw, call.protocol, call.tool, rules)
         self._headers = headers_for(call, self.plan)
         self._hold = Hold(gateway.holds, call, self.plan, rules)
-        self.relay = relay_of(call, self.plan, ping_after_s=gateway.ping_after_s)
+        estimated_input, ping_after_s = self._hold.estimated_input, gateway.ping_after_s
+        self.relay = relay_of(call, self.plan, estimated_input, ping_after_s=ping_after_s)
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)

@@ -21,7 +21,7 @@ from server.protocols import body
 from server.protocols.by_protocol import ESTIMATE
 from server.protocols.usage import Usage
 from server.store.db import Store
-from server.terms import terms_of
+from server.terms import estimate, terms_of
 from server.upstream.relay import Relay
 from server.usage.record import Closing, Outcome, Progress
 
@@ -100,6 +100,11 @@ class Hold:
         self._seen = self._unseen = 0
         self._job: asyncio.Task[None] | None = None
         self._failure: StoreUnavailable | None = None  # of the last try to fit the hold
+
+    def estimated_input(self) -> int:
+        """Give the input's estimate: what is held for it, but where that is a bound."""
+        terms = self._terms
+        return estimate(self._plan) if terms.is_strict else terms.input_tokens
 
     async def place(self) -> bytes:
         """Hold what the request needs, and give the body to send: its limit may be lower.

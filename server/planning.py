@@ -17,6 +17,7 @@ from server.protocols.reading import read
 from server.protocols.translation import Translated, ways
 from server.protocols.translation.requests import mended_chat, mended_messages
 from server.protocols.translation.requests.fitted_chat import fitted
+from server.routing.resolve import Route
 
 _APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
 _AUDIO = b'"audio"'
@@ -30,22 +31,16 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     """
     request = read(raw, protocol, tool)
     preset = rules.presets.get(tool) if tool is not None else None
-    route = rules.routing.resolve(
-        request.model,
-        tool=tool,
-        protocol=request.protocol,
-        preset_model=None if preset is None else preset.model,
-        input_tokens_estimate=lambda: ESTIMATE[request.protocol](request.fields),
-    )
+    route = _route(request, tool, preset, rules)
     target, price = route.targets[0], rules.prices.get(route.model)
     compat = rules.compat[target.upstream]
     most_output = rules.config.models[route.model].max_output_tokens
     spoken = rules.spoken_by(target, request.protocol)
-    leaving = Translated(_tuned(request, preset, rules), {})
+    tuned = _tuned(request, preset, rules)
     if spoken is request.protocol:
-        leaving = Translated(_mended(leaving.fields, request, compat), {})
+        leaving = Translated(_mended(tuned, request, compat), {})
     else:
-        leaving = ways.request(leaving.fields, spoken, compat=compat, max_tokens=most_output)
+        leaving = ways.request(tuned, spoken, compat=compat, max_tokens=most_output)
     streamed = request.stream or (
         _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
     )
@@ -63,6 +58,16 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
         price=price,
         extras=extras,
         names=leaving.names,
+    )
+
+
+def _route(request: Body, tool: str | None, preset: Preset | None, rules: Rules) -> Route:
+    return rules.routing.resolve(
+        request.model,
+        tool=tool,
+        protocol=request.protocol,
+        preset_model=None if preset is None else preset.model,
+        input_tokens_estimate=lambda: ESTIMATE[request.protocol](request.fields),
     )
 
 

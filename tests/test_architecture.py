@@ -35,10 +35,10 @@ ROWS = {
     "server.observing": "errors clock logs usage",
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
-    "server.planning": "billing calls config presets protocols",
+    "server.planning": "billing calls config presets protocols routing",
     "server.rows": "errors clock protocols usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
-    "server.answering": "errors protocols upstream calls terms",
+    "server.answering": "errors protocols upstream calls",
     "server.gateway": (
         "errors store usage billing upstream observing calls rows holding planning answering"
     ),
