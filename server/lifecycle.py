@@ -148,12 +148,8 @@ async def running(
     Files that changed are looked for every `reload_every_s`; `reload` has them read at once.
     Raises as `serve`.
     """
-    require_keys(settings, environ)
-    tls = tls_context(settings)
+    tls, files, presets = _read_files(settings, environ)
     config = settings.config
-    files = Files(settings)
-    presets = load_presets(settings.presets_path)
-    Rules.of(config, presets, {})  # what is wrong with them is said before anything is touched
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
@@ -175,6 +171,18 @@ async def running(
         _run_beside(stack, reloader.run(reload_every_s, reload or asyncio.Event()))
         url, warnings = url_of(config.server, sock), _warnings(settings, sock)
         yield Running(url, services, demo_server, warnings, server.connections)
+
+
+def _read_files(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[ssl.SSLContext | None, Files, Presets]:
+    """Read all that the config names; what is wrong is said before anything is touched."""
+    require_keys(settings, environ)
+    tls = tls_context(settings)
+    files = Files(settings)  # taken before they are read: a change meanwhile is seen as one
+    presets = load_presets(settings.presets_path)
+    Rules.of(settings.config, presets, {})
+    return tls, files, presets
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ import time
 
 from server import clock
 from server.billing.pricing import Tokens, extras_json
-from server.billing.scales import Bill, Scale
+from server.billing.scales import Bill, Scale, columns_of
 from server.calls import Call, Plan
 from server.errors import GatewayError
 from server.observing.record import Served
@@ -79,16 +79,9 @@ def closing(
         error=_error_code(relay, error),
         stop_reason=meter.stop_reason,
         upstream_request_id=upstream_request_id(relay),
-        input_tokens=tokens.input,
-        cache_read_input_tokens=tokens.cache_read,
-        cache_write_5m_tokens=tokens.cache_write_5m,
-        cache_write_1h_tokens=tokens.cache_write_1h,
-        output_tokens=tokens.output,
         estimated=is_estimated,
-        cost_micros=bill.cost_micros,
-        quota_tokens=bill.quota_tokens,
-        extras=bill.extras,
         anomaly=meter.anomaly or bill.anomaly,
+        **columns_of(tokens, bill),
     )
 
 

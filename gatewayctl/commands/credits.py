@@ -129,15 +129,9 @@ def show_ledger(
         first_at, end_at = asked_moments(since, until, zone)
     with session.reading():
         owner = tenants.find(tenant)
+        since_seq, before_seq = history.between(owner.id, first_at, end_at)
         found = history.newest_first(
-            owner.id,
-            since_seq=1 if first_at is None else history.first_since(owner.id, first_at),
-            before_seq=(
-                history.last_seq(owner.id) + 1
-                if end_at is None
-                else history.first_since(owner.id, end_at)
-            ),
-            kind=kind,
+            owner.id, since_seq=since_seq, before_seq=before_seq, kind=kind
         )
         entries = (history.as_json(entry, owner.public_id) for entry in found)
         if session.out.for_people and not csv and 0 < limit <= _AS_TABLE:

@@ -32,6 +32,17 @@ def first_since(tenant_id: int, at_ms: int) -> int:
     return 1 + bisect_left(range(1, last_seq(tenant_id) + 1), at_ms, key=at)
 
 
+def between(tenant_id: int, first_ms: int | None, end_ms: int | None) -> tuple[int, int]:
+    """Give the number of the first entry of a span of time, and the number behind its last.
+
+    None: the span has no such end.
+    """
+    since_seq = 1 if first_ms is None else first_since(tenant_id, first_ms)
+    if end_ms is None:
+        return since_seq, last_seq(tenant_id) + 1
+    return since_seq, first_since(tenant_id, end_ms)
+
+
 def balance_before(tenant_id: int, seq: int) -> int:
     """Give the balance that the entries before number `seq` come to."""
     row = database.execute_sql(_BEFORE, (tenant_id, seq)).fetchone()

@@ -99,15 +99,7 @@ def post(
     """
     if execute(_POSTED, (kind.value, ref)).fetchone() is not None:
         return None
-    least = None if may_overdraw or amount_micros >= 0 else -amount_micros
-    moved = execute(_MOVE, (amount_micros, tenant_id, least, least)).fetchone()
-    if moved is None:
-        left = balance_of(tenant_id)
-        raise InsufficientBalance(
-            f"That takes {dollars(-amount_micros)}, and {dollars(left.available_micros)} "
-            "is available."
-        )
-    (balance,) = moved
+    balance = _move(tenant_id, amount_micros, may_overdraw=may_overdraw)
     values = (tenant_id, kind, ref, amount_micros, balance)
     seq, at_ms = _append(*values, at=at, detail=NO_DETAIL, created_by=created_by, reason=reason)
     audit.record(
@@ -121,6 +113,20 @@ def post(
         seq=seq,
     )
     return Entry(tenant_id, seq, kind, ref, amount_micros, balance, clock.from_ms(at_ms))
+
+
+def _move(tenant_id: int, amount_micros: int, *, may_overdraw: bool) -> int:
+    """Change a balance by that, and give what it is then."""
+    least = None if may_overdraw or amount_micros >= 0 else -amount_micros
+    moved = execute(_MOVE, (amount_micros, tenant_id, least, least)).fetchone()
+    if moved is None:
+        left = balance_of(tenant_id)
+        raise InsufficientBalance(
+            f"That takes {dollars(-amount_micros)}, and {dollars(left.available_micros)} "
+            "is available."
+        )
+    (balance,) = moved
+    return int(balance)
 
 
 def charge(

@@ -14,7 +14,7 @@ import msgspec
 from server.billing import admission, prices, pricing
 from server.billing.allowance import Weights
 from server.billing.pricing import Price, Tokens
-from server.billing.scales import Bill
+from server.billing.scales import Bill, columns_of
 from server.store.models import Request
 from server.tenants.caller import Billing
 from server.usage.record import Closing, Outcome
@@ -49,15 +49,8 @@ def _closing(row: dict[str, Any], weights: Weights, known: dict[int, Price]) -> 
     return Closing(
         outcome=Outcome.INTERRUPTED,
         duration_ms=None,
-        input_tokens=tokens.input,
-        cache_read_input_tokens=tokens.cache_read,
-        cache_write_5m_tokens=tokens.cache_write_5m,
-        cache_write_1h_tokens=tokens.cache_write_1h,
-        output_tokens=tokens.output,
         estimated=True,
-        cost_micros=bill.cost_micros,
-        quota_tokens=bill.quota_tokens,
-        extras=bill.extras,
+        **columns_of(tokens, bill),
     )
 
 

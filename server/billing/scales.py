@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,6 +26,20 @@ class Bill(Struct, frozen=True):
     quota_tokens: int = 0
     extras: str | None = None
     anomaly: str | None = None
+
+
+def columns_of(tokens: Tokens, bill: Bill) -> dict[str, Any]:
+    """Give what a request's row says of its tokens and its bill, by column."""
+    return {
+        "input_tokens": tokens.input,
+        "cache_read_input_tokens": tokens.cache_read,
+        "cache_write_5m_tokens": tokens.cache_write_5m,
+        "cache_write_1h_tokens": tokens.cache_write_1h,
+        "output_tokens": tokens.output,
+        "cost_micros": bill.cost_micros,
+        "quota_tokens": bill.quota_tokens,
+        "extras": bill.extras,
+    }
 
 
 class Scale(Protocol):

@@ -67,17 +67,10 @@ def put(
     Subscription.insert(told | made).on_conflict(
         conflict_target=[Subscription.tenant], preserve=list(told)
     ).execute()
-    audit.record(
-        Action.SUBSCRIPTION_CANCELLED if status in ENDED else Action.SUBSCRIPTION_SET,
-        Tenant.get_by_id(tenant_id).public_id,
-        actor=actor or source,
-        at=now,
-        tenant_id=tenant_id,
-        tier=tier,
-        status=status,
-        stripe_id=stripe_id,
-        cancel_at=cancel_at,
-    )
+    known = {"tier": tier, "status": status, "stripe_id": stripe_id, "cancel_at": cancel_at}
+    action = Action.SUBSCRIPTION_CANCELLED if status in ENDED else Action.SUBSCRIPTION_SET
+    owner = Tenant.get_by_id(tenant_id).public_id
+    audit.record(action, owner, actor=actor or source, at=now, tenant_id=tenant_id, **known)
 
 
 def subscribe(

@@ -195,15 +195,21 @@ def rotate(
         now=now,
         secret=secret,
     )
-    if grace:
-        end = now + grace
-        old.expires_at = end if old.expires_at is None else min(old.expires_at, end)
-    else:
-        old.revoked_at = now
-    old.save(only=[Key.expires_at, Key.revoked_at])
-    told = {"successor": successor.key.public_id, "ends_at": old.revoked_at or old.expires_at}
+    ends_at = _end_after(old, grace, now)
+    told = {"successor": successor.key.public_id, "ends_at": ends_at}
     _record(Action.KEY_ROTATED, old, created_by, now, **told)
     return successor
+
+
+def _end_after(key: Key, grace: timedelta, now: datetime) -> datetime:
+    """Let a key live on for `grace`, or as long as it had; tell when it ends."""
+    if grace:
+        end = now + grace
+        key.expires_at = end if key.expires_at is None else min(key.expires_at, end)
+    else:
+        end = key.revoked_at = now
+    key.save(only=[Key.expires_at, Key.revoked_at])
+    return key.expires_at if grace else end
 
 
 def touch(key_id: int, now: datetime) -> bool:
