@@ -47,7 +47,7 @@ def test_toml_parses(block):
 
 @pytest.mark.parametrize("block", **parameters("python"))
 def test_python_compiles(block):
-    compile(block.text, "README.md", "exec")
+    assert compile(block.text, "README.md", "exec")
 
 
 @pytest.mark.parametrize("block", CONFIGS, ids=lambda block: f"line {block.line}")

@@ -6,6 +6,7 @@ The real functions on a real database, against a model in plain Python (`support
 import shutil
 from contextlib import suppress
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -410,9 +411,19 @@ class MoneyMachine(RuleBasedStateMachine):
 
 
 def exercise(template, *, examples, steps, **options):
-    """Let `examples` of `steps` each happen, beginning with the empty database `template`."""
+    """Let `examples` of `steps` each happen, beginning with the empty database `template`.
+
+    Every step is held against the model and every rule, see `MoneyMachine`. Gives how many
+    examples were begun.
+    """
+    begun = count()
+
+    def machine():
+        next(begun)
+        return MoneyMachine(template)
+
     run_state_machine_as_test(
-        lambda: MoneyMachine(template),
+        machine,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,
@@ -422,3 +433,4 @@ def exercise(template, *, examples, steps, **options):
             **options,
         ),
     )
+    return next(begun)

@@ -353,6 +353,11 @@ def test_many_requests_cancelled_in_every_turn_of_the_loop_leave_no_connection()
                 with suppress(asyncio.CancelledError, GatewayError):
                     await task
             await until(lambda: client.pool.open_count == 0 and server.open == 0, 2)
+            busy = client.pool.busy_count
             await client.close()
+            return busy, len(server.requests)
 
-    run(scenario())
+    busy, reached = run(scenario())
+
+    assert busy == 0
+    assert 0 < reached < 30  # some were cancelled before they left, and some behind that

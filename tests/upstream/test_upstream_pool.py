@@ -260,8 +260,9 @@ def test_a_cancelled_exchange_closes_its_connection_at_once(script, body, tls, t
             writing_is_seen = asyncio.get_running_loop().call_later(0.05, writing.set)
             await cancelled(pool, server, moment, body=body, tls=tls, twice=twice)
             writing_is_seen.cancel()
+            return pool.open_count, pool.busy_count, server.open
 
-    run(scenario())
+    assert run(scenario()) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("ticks", range(8))

@@ -224,13 +224,15 @@ def test_closing_ends_what_is_under_way():
     async def play(client, server, proxy):
         _, task = start(client)
         await until(lambda: server.requests)
+        before = server.open
         await asyncio.wait_for(client.close(), 2)
         await until(lambda: server.open == 0)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+        return before, server.open
 
-    scene(play, [HANG])
+    assert scene(play, [HANG]) == (1, 0)
 
 
 def test_a_successor_keeps_the_proxies_it_needs_and_others_close_behind_what_runs():

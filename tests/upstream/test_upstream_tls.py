@@ -5,7 +5,6 @@ import os
 import ssl
 import subprocess
 import sys
-from contextlib import suppress
 
 import pytest
 import trustme
@@ -98,15 +97,22 @@ def test_a_server_that_hangs_up_right_after_the_handshake_leaves_nothing():
     async def scenario():
         pool = Pool(ssl_context=client)
         async with upstream([DEAF, FIN], tls=server_context("localhost"), host="localhost") as it:
+            ends = []
             for _ in range(20):
                 sink = Recorder()
-                with suppress(UpstreamError):
+                try:
                     await pool.send(it.origin, sink, *request(), QUICK)
-                    await asyncio.wait_for(asyncio.shield(sink.over), 5)
+                    ends.append(await asyncio.wait_for(asyncio.shield(sink.over), 5))
+                except UpstreamError as refused:
+                    ends.append(refused)
             await until(lambda: pool.open_count == 0)
             await asyncio.wait_for(pool.close(), 1)
+            return ends, pool.busy_count
 
-    run(scenario())
+    ends, busy = run(scenario())
+
+    assert {isinstance(end, UpstreamError) for end in ends} == {True}
+    assert (len(ends), busy) == (20, 0)
 
 
 ASK = """
