@@ -9,28 +9,14 @@ import asyncio
 import json
 import re
 import time
-from dataclasses import dataclass
 
 import httpx
 import pytest
 from support.across import PATHS, asking, has_fake_end, said, stop_of, text_of
-from support.gateways import started
+from support.faults import FREE, KEY, NAMES, RETRIED, UNCOUNTED, Answer, model_of, play
 from support.priced import check_books
-from support.raw_upstream import until
 from support.wires import run
 
-from server.upstream import demo
-
-KEY = "sk-fake-demo-key-0123456789"
-ARGUMENTS = {
-    "slow": "0.3",
-    "stall": "0.3",
-    "endless": "1",
-    "gzipbomb": "80",
-    "ratelimit": "7",
-    "tiny": "0.1",
-}
-NAMES = [name.removeprefix("fault:") for name in demo.FAULTS]
 SLICE_TOKENS = 1000
 LIMITS = {"stream": 400, "whole": 400, "gathered": 2000}
 WAYS = [
@@ -101,26 +87,7 @@ EXPECTED = {  # name: (whole, gathered, stream)
     "big": ("ok",) * 3,
     "silent-close": (FAILED,) * 3,
 }
-# The provider refused, or never got or never took the request: nothing is to be paid.
-FREE = {
-    *("overloaded", "unavailable", "error", "html", "ratelimit", "unauthorized", "forbidden"),
-    *("notfound", "badrequest", "toolong", "toolarge", "timeout", "refuse", "reset", "redirect"),
-    "error-first",
-}
-UNCOUNTED = {"no-usage", "weird-usage"}
-RETRIED = {429, 500, 502, 503, 504, 529}
-
-
-@dataclass
-class Answer:
-    """What a client was given, and the row that tells of it."""
-
-    status: int | None
-    headers: httpx.Headers
-    body: bytes
-    took_s: float
-    row: dict
-    served: dict
+UNPAID = FREE | {"error-first"}
 
 
 @pytest.fixture(scope="module")
@@ -134,31 +101,18 @@ def answers(tmp_path_factory):
 
 
 async def _ask_for_all(folder):
-    server = await demo.start("127.0.0.1", 0, options=demo.DemoOptions())
     asked = [(*way, name) for name in NAMES for way in WAYS]
-    try:
-        async with (
-            started(folder, _config(server.url), usd=1000) as gateway,
-            gateway.client() as client,
-        ):
-            slots = asyncio.Semaphore(8)
-            got = await asyncio.gather(*(_ask(client, slots, *each) for each in asked))
-            await until(lambda: not gateway.gateway.pumps)
-            await until(lambda: server.journal.open == 0)
-            await gateway.services.store.write(lambda: None)  # what is queued is committed
-            rows = await gateway.rows()
-            served = {entry.request_id: entry.as_json() for entry in server.journal.entries}
-            left = (gateway.gateway.upstream.pool.busy_count, len(rows), len(served))
-    finally:
-        await server.close()
-    by_model = {(row["protocol"], row["requested_model"]): row for row in rows}
+    played = await play(folder, _config, _ask, asked)
+    by_model = {(row["protocol"], row["requested_model"]): row for row in played.rows}
     found = {}
-    for (client, spoken, form, name), (reply, body, took_s) in zip(asked, got, strict=True):
+    for (client, spoken, form, name), (reply, body, took_s) in zip(
+        asked, played.replies, strict=True
+    ):
         row = by_model[client, f"{name}-{spoken}-{form}"]
         status, headers = (None, httpx.Headers()) if reply is None else _head(reply)
-        call = served[row["request_id"]]
+        call = played.served[row["request_id"]]
         found[client, spoken, form, name] = Answer(status, headers, body, took_s, row, call)
-    found["left"] = left
+    found["left"] = (played.busy, len(played.rows), len(played.served))
     return found
 
 
@@ -169,9 +123,8 @@ def _head(reply):
 def _config(url):
     lines = []
     for name in NAMES:
-        argument = f":{ARGUMENTS[name]}" if name in ARGUMENTS else ""
         for spoken in ("anthropic", "openai"):
-            target = f'{{upstream: {spoken}, model: "fault:{name}{argument}"}}'
+            target = f'{{upstream: {spoken}, model: "{model_of(name)}"}}'
             lines += [
                 f'  {name}-{spoken}-{form}: {{targets: [{target}], price: {{input: "4", '
                 'output: "20", cache_read: "0.4"}}'
@@ -186,22 +139,21 @@ models:
 """ + "\n".join(lines)
 
 
-async def _ask(client, slots, protocol, spoken, form, name):
+async def _ask(client, protocol, spoken, form, name):
     model = f"{name}-{spoken}-{form}"
     ask = asking(protocol, model, stream=form == "stream", limit=LIMITS[form])
-    async with slots:
-        begun, body, reply = time.monotonic(), b"", None
-        try:
-            # Gathered, what never ends is given to nobody: its client loses patience.
-            async with asyncio.timeout(1.0 if (name, form) == ("endless", "gathered") else 30):
-                async with client.stream("POST", PATHS[protocol], json=ask) as reply:
-                    async for piece in reply.aiter_raw():
-                        body += piece
-                        if name == "endless" and len(body) > 20_000:
-                            break
-        except TimeoutError:
-            assert (name, form) == ("endless", "gathered")
-        return reply, body, time.monotonic() - begun
+    begun, body, reply = time.monotonic(), b"", None
+    try:
+        # Gathered, what never ends is given to nobody: its client loses patience.
+        async with asyncio.timeout(1.0 if (name, form) == ("endless", "gathered") else 30):
+            async with client.stream("POST", PATHS[protocol], json=ask) as reply:
+                async for piece in reply.aiter_raw():
+                    body += piece
+                    if name == "endless" and len(body) > 20_000:
+                        break
+    except TimeoutError:
+        assert (name, form) == ("endless", "gathered")
+    return reply, body, time.monotonic() - begun
 
 
 def _expected(name, spoken, form):
@@ -293,7 +245,7 @@ def test_a_fault_leaves_one_settled_row(answers, client, spoken, form, name):
     assert (row["protocol"], row["stream"]) == (client, form == "stream")
     assert answer.served["stream"] == (form != "whole")
     assert row["upstream_request_id"] in (None, answer.served["upstream_request_id"])
-    is_refused = name in FREE or (name, form) == ("error-mid", "whole")
+    is_refused = name in UNPAID or (name, form) == ("error-mid", "whole")
     assert (row["cost_micros"] == 0) == is_refused
     if is_refused:
         assert (_tokens(row), row["estimated"]) == ((0, 0, 0), False)

@@ -1,31 +1,15 @@
 """Every failure that the demo upstream can play, through the gateway, in four forms."""
 
-import asyncio
 import json
 import time
-from dataclasses import dataclass
 
-import httpx
 import pytest
-from support.gateways import started
-from support.raw_upstream import until
+from support.faults import FREE, KEY, NAMES, RETRIED, UNCOUNTED, Answer, model_of, play
 from support.validators import check_chat_stream, check_messages_stream
 from support.wires import run
 
-from server.upstream import demo
-
-KEY = "sk-fake-demo-key-0123456789"
-ARGUMENTS = {
-    "slow": "0.3",
-    "stall": "0.3",
-    "endless": "1",
-    "gzipbomb": "80",
-    "ratelimit": "7",
-    "tiny": "0.1",
-}
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
 CONTENT = "Tell me what you are."
-NAMES = [name.removeprefix("fault:") for name in demo.FAULTS]
 FORMS = [(protocol, stream) for protocol in PATHS for stream in (False, True)]
 # What a client sees: a status and the error's kind in each envelope; "ok"; or "event", a
 # stream that had begun and ends with the protocol's error event.
@@ -70,28 +54,9 @@ EXPECTED = {  # name: (whole, stream)
     "big": ("ok", "ok"),
     "silent-close": (FAILED, FAILED),
 }
-# The provider refused, or never got or never took the request: nothing is to be paid.
-FREE = {
-    *("overloaded", "unavailable", "error", "html", "ratelimit", "unauthorized", "forbidden"),
-    *("notfound", "badrequest", "toolong", "toolarge", "timeout", "refuse", "reset", "redirect"),
-}
 FREE_WHOLE = FREE | {"error-first", "error-mid"}
 FREE_STREAMS = FREE | {"error-first"}
-UNCOUNTED = {"no-usage", "weird-usage"}  # no sound stream to begin with
-RETRIED = {429, 500, 502, 503, 504, 529}
 CHECK = {"anthropic": check_messages_stream, "openai": check_chat_stream}
-
-
-@dataclass
-class Answer:
-    """What a client was given, and the row that tells of it."""
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-    took_s: float
-    row: dict
-    served: dict
 
 
 @pytest.fixture(scope="module")
@@ -104,38 +69,24 @@ def answers(tmp_path_factory):
 
 
 async def _ask_for_all(folder):
-    server = await demo.start("127.0.0.1", 0, options=demo.DemoOptions())
-    try:
-        async with started(folder, _config(server.url)) as gateway, gateway.client() as client:
-            slots = asyncio.Semaphore(8)
-            asked = [(*form, name) for name in NAMES for form in FORMS]
-            got = await asyncio.gather(*(_ask(client, slots, *each) for each in asked))
-            await until(lambda: not gateway.gateway.pumps)
-            await until(lambda: server.journal.open == 0)
-            await gateway.services.store.write(lambda: None)  # what is queued is committed
-            rows = await gateway.rows()
-            served = {entry.request_id: entry.as_json() for entry in server.journal.entries}
-            pool = gateway.gateway.upstream.pool
-            left = (pool.busy_count, len(rows), len(served), server.journal.served)
-    finally:
-        await server.close()
-    by_id = {row["request_id"]: row for row in rows}
+    asked = [(*form, name) for name in NAMES for form in FORMS]
+    played = await play(folder, _config, _ask, asked)
+    by_id = {row["request_id"]: row for row in played.rows}
     found = {}
-    for each, (reply, body, took_s) in zip(asked, got, strict=True):
+    for each, (reply, body, took_s) in zip(asked, played.replies, strict=True):
         made = reply.headers["request-id"]
         found[each] = Answer(
-            reply.status_code, reply.headers, body, took_s, by_id[made], served[made]
+            reply.status_code, reply.headers, body, took_s, by_id[made], played.served[made]
         )
-    found["left"] = left
+    found["left"] = (played.busy, len(played.rows), len(played.served), played.calls)
     return found
 
 
 def _config(url):
     lines = []
     for name in NAMES:
-        argument = f":{ARGUMENTS[name]}" if name in ARGUMENTS else ""
         targets = ", ".join(
-            f'{{upstream: {there}, model: "fault:{name}{argument}"}}' for there in ("m", "c")
+            f'{{upstream: {there}, model: "{model_of(name)}"}}' for there in ("m", "c")
         )
         lines.append(f"  {name}: {{targets: [{targets}], free: true}}")
     return f"""
@@ -146,7 +97,7 @@ models:
 """ + "\n".join(lines)
 
 
-async def _ask(client, slots, protocol, stream, name):
+async def _ask(client, protocol, stream, name):
     ask = {
         "model": name,
         "max_tokens": 400,
@@ -155,14 +106,13 @@ async def _ask(client, slots, protocol, stream, name):
     }
     if protocol == "openai" and stream:
         ask["stream_options"] = {"include_usage": True}
-    async with slots:
-        begun, body = time.monotonic(), b""
-        async with client.stream("POST", PATHS[protocol], json=ask) as reply:
-            async for piece in reply.aiter_raw():
-                body += piece
-                if name == "endless" and len(body) > 20_000:
-                    break
-        return reply, body, time.monotonic() - begun
+    begun, body = time.monotonic(), b""
+    async with client.stream("POST", PATHS[protocol], json=ask) as reply:
+        async for piece in reply.aiter_raw():
+            body += piece
+            if name == "endless" and len(body) > 20_000:
+                break
+    return reply, body, time.monotonic() - begun
 
 
 def test_the_table_names_every_fault_there_is():
