@@ -24,6 +24,7 @@ EXTRAS: Mapping[Protocol, Callable[[Mapping[str, Raw]], extras.Extras]] = {
 PING: Mapping[Protocol, bytes] = {
     Protocol.ANTHROPIC: envelopes.ANTHROPIC_PING,
     Protocol.OPENAI: envelopes.OPENAI_PING,
+    Protocol.RESPONSES: envelopes.OPENAI_PING,
 }
 
 

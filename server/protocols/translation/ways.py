@@ -6,7 +6,8 @@ from typing import Any
 
 from msgspec import Raw, Struct
 
-from server.protocols import Protocol, envelopes
+from server.protocols import Protocol
+from server.protocols.by_protocol import PING
 from server.protocols.compat import Compat
 from server.protocols.translation import Context, Machine, Translated
 from server.protocols.translation.answers import (
@@ -17,11 +18,6 @@ from server.protocols.translation.answers import (
 from server.protocols.translation.answers.whole import ChatWhole, MessagesWhole
 from server.protocols.translation.requests import chat_to_messages, messages_to_chat
 
-PING: Mapping[Protocol, bytes] = {
-    Protocol.ANTHROPIC: envelopes.ANTHROPIC_PING,
-    Protocol.OPENAI: envelopes.OPENAI_PING,
-    Protocol.RESPONSES: envelopes.OPENAI_PING,
-}
 WHOLE: Mapping[Protocol, Callable[[], Machine]] = {
     Protocol.ANTHROPIC: MessagesWhole,
     Protocol.OPENAI: ChatWhole,
