@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 from itertools import product
 
 import pytest
@@ -147,6 +148,20 @@ def test_the_same_usage_is_the_same_micros_and_told_as_it_is_billed(tmp_path, sp
         assert _told(client_of, reply) == COUNTED, (client_of, form)
 
 
+@asynccontextmanager
+async def _gathering(folder, script, client_of, spoken, **config):
+    """Ask for a gathered call; give its gateway and upstream, its task, and what it holds first."""
+    async with (
+        upstream(script) as there,
+        started(folder, _config(there.url, **config), usd=50) as gateway,
+        gateway.client() as client,
+    ):
+        path, asked = _asked(client_of, spoken, "gathered")
+        asking = asyncio.create_task(client.post(path, json=asked))
+        await until(lambda: there.requests)
+        yield gateway, there, asking, (await balance(gateway)).held_micros
+
+
 @on_both
 @on_each
 def test_a_gathered_call_is_held_like_the_stream_that_it_is(tmp_path, client_of, spoken):
@@ -158,15 +173,13 @@ def test_a_gathered_call_is_held_like_the_stream_that_it_is(tmp_path, client_of,
         script = [EVENTS, begin, chunked(*_long_start(events, spoken), end=b"")]
         script += [go, chunked(*_grown(events, spoken) * 2, end=b""), end]
         script += [chunked(*events[_opened(spoken) :])]
-        async with (
-            upstream(script) as there,
-            started(tmp_path, _config(there.url), usd=50) as gateway,
-            gateway.client() as client,
+        async with _gathering(tmp_path, script, client_of, spoken) as (
+            gateway,
+            there,
+            asking,
+            first,
         ):
-            path, asked = _asked(client_of, spoken, "gathered")
-            asking = asyncio.create_task(client.post(path, json=asked))
-            await until(lambda: there.requests)
-            held = [(await balance(gateway)).held_micros]
+            held = [first]
             for event in (begin, go):
                 event.set()
                 held.append(await _more_than(gateway, held[-1]))
@@ -217,15 +230,12 @@ def test_a_strict_hold_covers_all_that_a_gathered_call_may_cost(tmp_path, client
         go = asyncio.Event()
         script = [EVENTS, chunked(events[0], end=b""), go, chunked(*events[1:])]
         strict = f"{{hold: strict, hold_slice_tokens: {SLICE}}}"
-        async with (
-            upstream(script) as there,
-            started(tmp_path, _config(there.url, billing=strict), usd=50) as gateway,
-            gateway.client() as client,
+        async with _gathering(tmp_path, script, client_of, spoken, billing=strict) as (
+            gateway,
+            there,
+            asking,
+            held,
         ):
-            path, asked = _asked(client_of, spoken, "gathered")
-            asking = asyncio.create_task(client.post(path, json=asked))
-            await until(lambda: there.requests)
-            held = (await balance(gateway)).held_micros
             go.set()
             assert (await asking).status_code == 200
             await settled(gateway)
@@ -247,15 +257,12 @@ def test_a_gathered_call_that_nobody_waits_for_is_billed_for_what_came(tmp_path,
     async def scenario():
         begin = asyncio.Event()
         script = [EVENTS, begin, chunked(*_long_start(events, spoken), end=b""), HANG]
-        async with (
-            upstream(script) as there,
-            started(tmp_path, _config(there.url), usd=50) as gateway,
-            gateway.client() as client,
+        async with _gathering(tmp_path, script, client_of, spoken) as (
+            gateway,
+            there,
+            asking,
+            held,
         ):
-            path, asked = _asked(client_of, spoken, "gathered")
-            asking = asyncio.create_task(client.post(path, json=asked))
-            await until(lambda: there.requests)
-            held = (await balance(gateway)).held_micros
             begin.set()
             await _more_than(gateway, held)
             asking.cancel()
