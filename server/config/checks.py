@@ -1,8 +1,9 @@
 """What a config's parts must be to one another: names that exist, prices, URLs, headers."""
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from ipaddress import ip_network
 from itertools import chain
 from math import prod
@@ -13,7 +14,7 @@ from msgspec.structs import asdict
 from server.config.convert import suggestion
 from server.config.document import KeyPath
 from server.config.references import is_malformed, is_reference, without_references
-from server.config.schema import Config, Model, Price, Server, Stripe, Upstream
+from server.config.schema import Config, Model, Price, Server, Stripe, Upstream, UsageLimits
 from server.secret import Secret
 
 Problem = tuple[KeyPath, str]
@@ -33,6 +34,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]+")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_WILD = re.compile(r"[*?[]")
 _URL = re.compile(r"[\x21-\x7e]+")
 
 
@@ -55,14 +57,7 @@ def first_problem(config: Config) -> Problem | None:
 def _server(server: Server) -> Iterator[Problem]:
     if server.public_url is not None:
         yield from _url(("server", "public_url"), server.public_url)
-    for at, proxy in enumerate(server.trusted_proxies):
-        try:
-            ip_network(proxy)
-        except ValueError:
-            yield (
-                ("server", "trusted_proxies", at),
-                "must be an IP address or a network such as 10.0.0.0/8",
-            )
+    yield from _networks(("server", "trusted_proxies"), server.trusted_proxies)
 
 
 def _database(database: str) -> Iterator[Problem]:
@@ -143,10 +138,31 @@ def _routes(config: Config) -> Iterator[Problem]:
 
 
 def _tiers(config: Config) -> Iterator[Problem]:
-    for name in config.tiers:
+    for name, tier in config.tiers.items():
         yield from _name(("tiers", name), name)
+        yield from problems_of_limits(("tiers", name, "limits"), tier.limits, config.models)
     if config.default_tier is not None:
         yield from _known(("default_tier",), config.default_tier, config.tiers, "a tier")
+
+
+def problems_of_limits(
+    path: KeyPath, limits: UsageLimits, models: Collection[str]
+) -> Iterator[Problem]:
+    """Find what makes `limits` unusable where `models` are known: names, globs, networks."""
+    for at, glob in enumerate(limits.models or ()):
+        if not _WILD.search(glob):
+            yield from _known((*path, "models", at), glob, models, "a model")
+        elif not any(fnmatchcase(model, glob) for model in models):
+            yield (*path, "models", at), f"`{glob}` matches no model"
+    yield from _networks((*path, "networks"), limits.networks or ())
+
+
+def _networks(path: KeyPath, networks: Sequence[str]) -> Iterator[Problem]:
+    for at, network in enumerate(networks):
+        try:
+            ip_network(network)
+        except ValueError:
+            yield (*path, at), "must be an IP address or a network such as 10.0.0.0/8"
 
 
 def _stripe(stripe: Stripe) -> Iterator[Problem]:

@@ -196,6 +196,22 @@ class Auto(Section, frozen=True):
     rules: tuple[Rule, ...] = ()
 
 
+class UsageLimits(Section, frozen=True):
+    """What a key, or all subscription keys of a tenant together, may use; null is no limit.
+
+    `concurrent_requests` counts streams and whole answers alike; `models` are logical names or
+    globs of them; `networks` are the addresses that clients may call from; `monthly_usd` is what
+    may be charged in a calendar month, UTC.
+    """
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    concurrent_requests: Count | None = None
+    models: tuple[Text, ...] | None = None
+    monthly_usd: Decimal | None = None
+    networks: tuple[Text, ...] | None = None
+
+
 class Tier(Section, frozen=True):
     """What a subscription buys; a quota of null is no limit."""
 
@@ -204,7 +220,14 @@ class Tier(Section, frozen=True):
     interval: Literal["month", "year"] = "month"
     quota_tokens: Count | None = None
     quota_requests: Count | None = None
+    limits: UsageLimits = UsageLimits()
     stripe_lookup_key: str | None = None
+
+
+class Limits(Section, frozen=True):
+    """Whether the limits of keys and tiers are enforced, or only what they would block is told."""
+
+    mode: Literal["enforce", "shadow"] = "enforce"
 
 
 class Billing(Section, frozen=True):
@@ -247,6 +270,7 @@ class Config(Section, frozen=True, kw_only=True):
     auto: Auto = Auto()
     tiers: dict[str, Tier] = field(default_factory=dict)
     default_tier: str | None = None
+    limits: Limits = Limits()
     billing: Billing = Billing()
     quota_weights: QuotaWeights = QuotaWeights()
     stripe: Stripe = Stripe()

@@ -23,6 +23,23 @@ PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@h
         ("auto: {default: x}", "auto.default: `x` is not the name of a model"),
         ("auto: {rules: [{when: {}, use: x}]}", "auto.rules[0].use: `x` is not the name of a mod"),
         ("default_tier: team", "default_tier: `team` is not the name of a tier"),
+        (
+            "tiers: {a: {name: A, price_cents: 0, limits: {networks: [10.0.0.0/8, 10.0.0.1/8]}}}",
+            "tiers.a.limits.networks[1]: must be an IP address or a network such as 10.0.0.0/8",
+        ),
+        (
+            "tiers: {a: {name: A, price_cents: 0, limits: {models: [smart, smrt]}}}",
+            "tiers.a.limits.models[1]: `smrt` is not the name of a model; did",
+        ),
+        (
+            "tiers: {a: {name: A, price_cents: 0, limits: {models: ['s*', 'x*']}}}",
+            "tiers.a.limits.models[1]: `x*` matches no model",
+        ),
+        (
+            "tiers: {a: {name: A, price_cents: 0, limits: {requests_per_minute: 0}}}",
+            "tiers.a.limits.requests_per_minute: must be a whole number above 0",
+        ),
+        ("limits: {mode: off}", "limits.mode: must be"),
         ("tiers: {a b: {name: A, price_cents: 0}}", 'tiers."a b": is not a name: it must be text'),
         ("stripe: {api_base: x}", f"stripe.api_base: {URL}"),
         ("stripe: {secret_key: '${A-B}'}", "stripe.secret_key: has `${` but is not a reference"),
