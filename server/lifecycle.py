@@ -29,6 +29,7 @@ from server.config.schema import Config
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
+from server.observing.collector import Collector
 from server.observing.watch import Watch, watching
 from server.presets.load import Presets, load_presets
 from server.providers import endpoints_of, require_keys
@@ -39,6 +40,7 @@ from server.store import instances
 from server.store.db import Store
 from server.store.lock import ServeLock
 from server.store.migrate import migrate
+from server.tracing import collector_of
 from server.upstream.client import UpstreamClient
 from server.upstream.pool import Pool
 
@@ -149,13 +151,14 @@ async def running(
     Raises as `serve`.
     """
     tls, files, presets = _read_files(settings, environ)
+    collector = collector_of(settings, environ)
     config = settings.config
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
         migrate(settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
-        watch = await _open_logs(stack, settings)
+        watch = await _open_logs(stack, settings, collector)
         demo_server = await _start_demo(stack, settings, demo_options)
         demo_url = None if demo_server is None else demo_server.url
         client = UpstreamClient(endpoints_of(settings, environ, demo_url), Pool())
@@ -268,13 +271,16 @@ def file_limit(soft: int, hard: int) -> int:
     return max(soft, OPEN_MAX)
 
 
-async def _open_logs(stack: AsyncExitStack, settings: Settings) -> Watch:
+async def _open_logs(
+    stack: AsyncExitStack, settings: Settings, collector: Collector | None
+) -> Watch:
     """Open the server's own log, and begin to watch what it serves."""
     key, path = "log.file", settings.log_path
     try:
         stack.callback(logs.close_log, logs.open_log(path, settings.config.log.level))
         key, path = "log.access", settings.access_log_path or path
-        return await stack.enter_async_context(watching(settings.access_log_path))
+        watch = watching(settings.access_log_path, collector)
+        return await stack.enter_async_context(watch)
     except OSError as exc:
         raise ConfigError(
             f"{path} cannot be written ({exc.strerror})", file=settings.path, key=key

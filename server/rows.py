@@ -8,6 +8,7 @@ from server.billing.pricing import Tokens, extras_json
 from server.billing.scales import Bill, Scale, columns_of
 from server.calls import Call, Plan
 from server.errors import GatewayError
+from server.observing.caller_trace import caller_trace
 from server.observing.record import Served
 from server.protocols import Protocol, envelopes
 from server.protocols.by_protocol import ESTIMATE
@@ -108,6 +109,7 @@ def served(
         sent_bytes=relay.given_bytes,
         attempts=1,
         ended_at=time.time(),
+        caller_trace=caller_trace(call.headers),
     )
 
 

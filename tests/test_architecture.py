@@ -32,7 +32,7 @@ ROWS = {
     "server.billing.stripe": "errors secret clock config store tenants usage billing",
     "server.upstream": "errors secret config protocols",
     "server.upstream.demo": "clock",
-    "server.observing": "errors clock logs usage",
+    "server.observing": "errors secret clock logs usage",
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
     "server.planning": "billing calls config presets protocols routing",
@@ -49,12 +49,13 @@ ROWS = {
     "server.app": "errors config routes",
     "server.listening": "errors config",
     "server.providers": "secret config upstream",
+    "server.tracing": "secret config observing",
     "server.reloading": (
         "errors clock logs config store presets billing upstream calls routes providers"
     ),
     "server.lifecycle": (
         "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
-        "observing calls gateway routes app listening providers reloading"
+        "observing calls gateway routes app listening providers tracing reloading"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
@@ -82,6 +83,7 @@ FENCES = {
     "httptools": "server.upstream",
     "httpx": "server.upstream server.billing.stripe",
     "msgspec": "server gatewayctl",
+    "opentelemetry": "server.observing.traces",
     "peewee": "server.store server.tenants server.billing server.usage",
     "platformdirs": "server.config",
     "playhouse": "server.store",
@@ -101,7 +103,7 @@ PURE = (
 
 # A command imports these inside the function that needs them: `--help` is to answer at once.
 SLOW = (
-    "httpx rich sanic stripe uvloop "
+    "httpx opentelemetry rich sanic stripe uvloop "
     "server.app server.gateway server.lifecycle server.routes server.upstream.client"
 )
 
@@ -205,23 +207,33 @@ def test_every_room_and_every_fence_is_there():
 
 def test_what_is_imported_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = _names_of(project["dependencies"])
-    for_tests = needed | _names_of(project["optional-dependencies"]["test"])
+    extras = project["optional-dependencies"]
+    needed = _names_of([*project["dependencies"], *extras["otel"]])
+    for_tests = needed | _names_of(extras["test"])
     near = rules.OURS | {part.stem for part in (ROOT / "tests").rglob("*")}
 
-    assert _distributions(OURS, near) - needed == set()
-    assert _distributions(_sources("tests", "docs"), near) - for_tests == set()
+    assert _undeclared(OURS, near, needed) == set()
+    assert _undeclared(_sources("tests", "docs"), near, for_tests) == set()
+
+
+def test_every_extra_is_tested():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+
+    assert set(extras["otel"]) <= set(extras["test"])
 
 
 def _names_of(requirements):
     return {re.match(r"[\w.-]+", each)[0].lower() for each in requirements}
 
 
-def _distributions(sources, near):
-    """Give the distributions that the third-party imports of `sources` come from."""
+def _undeclared(sources, near, declared):
+    """Give the third-party packages that `sources` import and nothing declared brings."""
     packages = {each.name.partition(".")[0] for source in sources for each in source.imports()}
     known = packages_distributions()
-    return {known[each][0].lower() for each in packages - near - sys.stdlib_module_names}
+    foreign = packages - near - sys.stdlib_module_names
+    return {each for each in foreign if declared.isdisjoint(map(str.lower, known[each]))}
 
 
 def test_the_command_line_starts_without_what_is_slow():

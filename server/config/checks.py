@@ -14,7 +14,16 @@ from msgspec.structs import asdict
 from server.config.convert import suggestion
 from server.config.document import KeyPath
 from server.config.references import is_malformed, is_reference, without_references
-from server.config.schema import Config, Model, Price, Server, Stripe, Upstream, UsageLimits
+from server.config.schema import (
+    Config,
+    Model,
+    Price,
+    Server,
+    Stripe,
+    Traces,
+    Upstream,
+    UsageLimits,
+)
 from server.secret import Secret
 
 Problem = tuple[KeyPath, str]
@@ -26,9 +35,9 @@ FACTOR_LIMIT = 1000
 RESERVED_MODELS = frozenset({"auto", "claude-auto"})
 
 # The gateway sets these itself; another value would break framing or send the wrong key.
-_OWN_HEADERS = frozenset(
-    {"authorization", "connection", "content-length", "host", "transfer-encoding", "x-api-key"}
-)
+_FRAMING = frozenset({"connection", "content-length", "host", "transfer-encoding"})
+_OWN_HEADERS = _FRAMING | {"authorization", "x-api-key"}
+_OWN_TRACES_HEADERS = _FRAMING | {"content-encoding", "content-type"}
 _NEVER_DROPPED = frozenset({"max_tokens", "messages", "model", "stream"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
@@ -44,6 +53,7 @@ def first_problem(config: Config) -> Problem | None:
     models = (_model(("models", n), n, each, config) for n, each in config.models.items())
     problems = chain(
         _server(config.server),
+        _traces(config.traces),
         _database(config.database),
         *upstreams,
         *models,
@@ -58,6 +68,13 @@ def _server(server: Server) -> Iterator[Problem]:
     if server.public_url is not None:
         yield from _url(("server", "public_url"), server.public_url)
     yield from _networks(("server", "trusted_proxies"), server.trusted_proxies)
+
+
+def _traces(traces: Traces) -> Iterator[Problem]:
+    if traces.endpoint is not None:
+        yield from _url(("traces", "endpoint"), traces.endpoint)
+    for name, value in traces.headers.items():
+        yield from _header(("traces", "headers", name), name, value, _OWN_TRACES_HEADERS)
 
 
 def _database(database: str) -> Iterator[Problem]:
@@ -87,15 +104,15 @@ def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]
     yield from _secret((*path, "api_key"), upstream.api_key)
     yield from _compat((*path, "compat"), upstream)
     for header, value in upstream.headers.items():
-        yield from _header((*path, "headers", header), header, value)
+        yield from _header((*path, "headers", header), header, value, _OWN_HEADERS)
     if upstream.proxy is not None and not is_reference(upstream.proxy.reveal()):
         yield from _proxy((*path, "proxy"), upstream.proxy.reveal())
 
 
-def _header(path: KeyPath, name: str, value: Secret) -> Iterator[Problem]:
+def _header(path: KeyPath, name: str, value: Secret, own: Collection[str]) -> Iterator[Problem]:
     if not _HEADER_NAME.fullmatch(name):
         yield path, "is not a header name"
-    if name.lower() in _OWN_HEADERS:
+    if name.lower() in own:
         yield path, "is set by the gateway and cannot be configured"
     if not _HEADER_VALUE.fullmatch(value.reveal()):
         yield path, "must be one line of ASCII characters"

@@ -4,10 +4,10 @@ from msgspec.structs import fields, replace
 
 from server.config.schema import Config
 
-# Sockets, certificates, files and the account with Stripe were made from these.
+# Sockets, certificates, files, the collector and the account with Stripe were made from these.
 _SERVER = ("host", "port", "public_url", "max_body_mb", "tls")
 _LOG = ("file", "access")
-_WHOLE = ("database", "presets", "stripe")
+_WHOLE = ("traces", "database", "presets", "stripe")
 
 
 def with_fixed(old: Config, new: Config) -> tuple[Config, tuple[str, ...]]:

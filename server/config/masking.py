@@ -25,6 +25,8 @@ def masked(config: Config) -> dict[str, Any]:
             name: _mask(value) if _SECRET_NAME.search(name) else value
             for name, value in upstream["headers"].items()
         }
+    traces = tree["traces"]
+    traces["headers"] = {name: _mask(value) for name, value in traces["headers"].items()}
     stripe = tree["stripe"]
     stripe["secret_key"] = _mask(stripe["secret_key"])
     stripe["webhook_secrets"] = [_mask(each) for each in stripe["webhook_secrets"]]
@@ -45,7 +47,7 @@ def literal_secrets(config: Config) -> Iterator[str]:
 
 def environment_variables(config: Config) -> tuple[str, ...]:
     """Name the environment variables that `config` refers to, each once, in its order."""
-    found: list[Secret | None] = []
+    found: list[Secret | None] = [*config.traces.headers.values()]
     for upstream in config.upstreams.values():
         found += (upstream.api_key, upstream.proxy, *upstream.headers.values())
     found += (config.stripe.secret_key, *config.stripe.webhook_secrets)

@@ -42,6 +42,8 @@ Port = Annotated[
 ]
 _ABOVE_0 = Meta(gt=0, le=86_400, description="a number of seconds above 0, at most 86400")
 _FROM_0 = Meta(ge=0, le=86_400, description="a number of seconds from 0 to 86400")
+_RATIO = Meta(ge=0, le=1, description="a number from 0 to 1")
+Ratio = Annotated[int, _RATIO] | Annotated[float, _RATIO]
 Timeout = Annotated[int, _ABOVE_0] | Annotated[float, _ABOVE_0]
 Delay = Annotated[int, _FROM_0] | Annotated[float, _FROM_0]
 Tool = Literal["claudecode", "cline", "cursor", "roocode", "codex"]
@@ -79,6 +81,17 @@ class Log(Section, frozen=True):
     file: Text = "gateway.log"
     access: Text | None = "access.log"
     level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Traces(Section, frozen=True):
+    """Where spans are sent, with which headers (secrets or references), and how many of them.
+
+    `sample_ratio` is for requests that are part of no trace; callers decide over their own.
+    """
+
+    endpoint: str | None = None
+    headers: dict[str, Secret] = field(default_factory=dict)
+    sample_ratio: Ratio = 1
 
 
 class Timeouts(Section, frozen=True):
@@ -262,6 +275,7 @@ class Config(Section, frozen=True, kw_only=True):
 
     server: Server = Server()
     log: Log = Log()
+    traces: Traces = Traces()
     database: Text = "gateway.db"
     presets: Text = "presets"
     upstreams: dict[str, Upstream]

@@ -5,6 +5,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from server.observing.caller_trace import CallerTrace
 from server.usage.record import Closing, Opening
 
 
@@ -25,6 +26,7 @@ class Served(Struct, frozen=True):
     sent_bytes: int
     attempts: int
     ended_at: float  # seconds since 1970
+    caller_trace: CallerTrace | None = None
 
 
 class Refused(Struct, frozen=True):

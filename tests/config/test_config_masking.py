@@ -1,6 +1,6 @@
 import pytest
 
-from server.config.load import load, masked
+from server.config.load import environment_variables, load, masked
 
 
 def upstream_of(settings):
@@ -59,6 +59,14 @@ def test_headers_whose_name_smells_of_a_secret_are_hidden(load_upstream):
         "Cookie": "***",
         "x-token": "${TOKEN}",
     }
+
+
+def test_what_a_collector_is_told_is_hidden_whatever_its_name(load_minimal):
+    settings = load_minimal("traces: {headers: {x-team: fake, authorization: '${TOKEN}'}}")
+
+    shown = {"x-team": "***", "authorization": "${TOKEN}"}
+    assert masked(settings.config)["traces"]["headers"] == shown
+    assert environment_variables(settings.config)[0] == "TOKEN"
 
 
 def test_stripes_literal_secrets_are_hidden_and_warned_of(load_minimal):
