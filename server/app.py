@@ -66,8 +66,7 @@ def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
 
 def _on_cut(request: Request[Any, Any], _cancelled: BaseException) -> wire.Answer:
     """Answer a client that is there still: the drain did not wait for its request any longer."""
-    error = errors.Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
-    return wire.refusal(request, error, wire.protocol_for(request))
+    return wire.refusal(request, errors.restarting(), wire.protocol_for(request))
 
 
 def _translated(request: Request[Any, Any], exception: Exception) -> GatewayError:

@@ -275,6 +275,11 @@ class ConfigError(Exception):
         self.line = line
 
 
+def restarting() -> Unavailable:
+    """Give the refusal of a gateway that stops: nothing is wrong with the request."""
+    return Unavailable("The gateway is restarting; send the request again.", retry_after_s=5)
+
+
 _REFUSED = {
     400: "invalid_request",
     404: "not_found",

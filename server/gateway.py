@@ -10,7 +10,7 @@ from server import rows
 from server.answering import error_event, headers_for, relay_of
 from server.billing import admission
 from server.calls import Call, Rules
-from server.errors import GatewayError, Internal
+from server.errors import GatewayError, Internal, restarting
 from server.holding import Hold, Holds
 from server.observing.record import Feed
 from server.planning import plan
@@ -20,6 +20,7 @@ from server.upstream.relay import PING_AFTER_S
 from server.usage.record import Closing, Outcome
 
 SETTLE_WAIT_S = 1.0  # how long the last bytes wait for a commit that does not come
+CUT_WAIT_S = 5.0  # more than a pump needs to end once it was cancelled
 
 _log = logging.getLogger(__name__)
 
@@ -48,14 +49,18 @@ class Gateway:
         """
         return Flight(self, call)
 
-    async def drain(self, patience_s: float) -> None:
-        """Wait for the requests on their way, then cut them; every settlement is queued."""
+    async def drain(self, patience_s: float, *, cut_wait_s: float = CUT_WAIT_S) -> None:
+        """Wait for the requests on their way, then cut them; every settlement is queued.
+
+        A pump that does not end although it was cut would be a bug, and its row is left to the
+        next start: no bug keeps the process from its end.
+        """
         if self.pumps:
             await asyncio.wait(self.pumps, timeout=patience_s)
         for pump in self.pumps:
             pump.cancel()
-        while self.pumps:
-            await asyncio.wait(self.pumps)
+        if self.pumps and (stuck := (await asyncio.wait(self.pumps, timeout=cut_wait_s))[1]):
+            _log.error("%d requests did not end when they were cut", len(stuck))
 
 
 class Flight:
@@ -134,6 +139,8 @@ class Flight:
             return
         if relay.meter.error is not None:
             self._outcome = Outcome.UPSTREAM_ERROR
+        elif self._outcome is Outcome.CANCELLED and not self._is_left:
+            error = restarting()  # only `drain` cuts a request whose client waits still
         settled, closing = self._hold.settle(
             relay, outcome=self._outcome, error=error, begun=self._begun
         )

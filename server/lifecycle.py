@@ -26,6 +26,7 @@ from server.billing.stripe import worker as stripe_worker
 from server.calls import Rules
 from server.config.load import Settings
 from server.config.schema import Config
+from server.draining import drain
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["PortTaken", "Running", "handle_signals", "running", "serve"]
 
 RELOAD_EVERY_S = 1.0
-ABORT_WAIT_S = 5.0
 OPEN_MAX = 10_240
 
 _log = logging.getLogger(__name__)
@@ -77,6 +77,7 @@ def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM, then drain; a second signal ends it at once.
 
+    One that comes before `ready` lets the start come to its end, and then stops it.
     SIGHUP has it read config and presets again.
 
     `ready` is called once, when requests are answered, and `draining` at the first signal, with
@@ -102,7 +103,7 @@ async def _serve(
     stop, reload = asyncio.Event(), asyncio.Event()
     handle_signals(stop, reload=reload)
     async with running(settings, host=host, port=port, reload=reload) as gateway:
-        if ready is not None:
+        if ready is not None and not stop.is_set():
             ready(gateway)
         await stop.wait()
         if draining is not None:
@@ -156,7 +157,8 @@ async def running(
     async with AsyncExitStack() as stack:
         sock = bind(host or config.server.host, config.server.port if port is None else port)
         stack.callback(sock.close)
-        migrate(settings.database_path)
+        # In a thread: the loop must see a second signal while another program locks the file.
+        await asyncio.to_thread(migrate, settings.database_path)
         stack.enter_context(ServeLock(settings.database_path))
         watch = await _open_logs(stack, settings, collector)
         demo_server = await _start_demo(stack, settings, demo_options)
@@ -194,7 +196,7 @@ async def _listening(
 ) -> AsyncIterator[Any]:
     """Answer requests inside the block, which is given Sanic's server with its connections.
 
-    At its end those that are on their way are finished.
+    It is left through `drain`, and listens until that is over.
     """
     _raise_file_limit()
     app = create_app(services)
@@ -213,10 +215,9 @@ async def _listening(
     try:
         yield server
     finally:
-        services.is_draining = True
         app.config.KEEP_ALIVE = False
+        await drain(server.connections, services)
         server.close()
-        await _finish(server.connections, services)
         await server.before_stop()
         await server.after_stop()
         Sanic.unregister_app(app)
@@ -228,22 +229,6 @@ def _outlast(server: Any, config: Config) -> None:
     server.app.config.RESPONSE_TIMEOUT = longest_s
     for connection in server.connections:
         connection.response_timeout = longest_s
-
-
-async def _finish(connections: set[Any], services: Services) -> None:
-    """Let open requests end within `server.drain_s`, then cut them; every one is settled."""
-    for connection in list(connections):
-        if not connection.close_if_idle():
-            connection.http.keep_alive = False
-    tasks = {task for connection in connections if (task := connection._task) is not None}  # noqa: SLF001
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=services.settings.config.server.drain_s)
-        for task in late:
-            task.cancel()
-        if late:
-            _log.warning("%d requests did not end in time and were cut", len(late))
-            await asyncio.wait(late, timeout=ABORT_WAIT_S)
-    await services.gateway.drain(ABORT_WAIT_S)
 
 
 def _warnings(settings: Settings, sock: socket.socket) -> tuple[str, ...]:

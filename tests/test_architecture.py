@@ -53,9 +53,10 @@ ROWS = {
     "server.reloading": (
         "errors clock logs config store presets billing upstream calls routes providers"
     ),
+    "server.draining": "routes",
     "server.lifecycle": (
         "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
-        "observing calls gateway routes app listening providers tracing reloading"
+        "observing calls gateway routes app draining listening providers tracing reloading"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",

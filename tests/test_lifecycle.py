@@ -7,7 +7,6 @@ import re
 import resource
 import socket
 import sqlite3
-import ssl
 import time
 from contextlib import closing
 from datetime import timedelta
@@ -15,6 +14,7 @@ from datetime import timedelta
 import httpx
 import pytest
 import trustme
+from support.certificates import certify
 from support.gateways import DEMO_CONFIG, config_for, lay_out, started
 from support.wires import ASK, MESSAGE, http_answer, recording, request, run, until, wire
 
@@ -30,21 +30,8 @@ BODY = json.dumps(ASK).encode()
 TLS = DEMO_CONFIG + "server: {tls: {cert: tls/cert.pem, key: tls/key.pem}}\n"
 
 
-def _certify(folder):
-    """Write a certificate for the loopback address; give a context that trusts its issuer."""
-    issuer = trustme.CA()
-    certificate = issuer.issue_cert("127.0.0.1", "localhost")
-    (folder / "tls").mkdir()
-    certificate.private_key_pem.write_to_path(folder / "tls" / "key.pem")
-    for piece in certificate.cert_chain_pems:
-        piece.write_to_path(folder / "tls" / "cert.pem", append=True)
-    context = ssl.create_default_context()
-    issuer.configure_trust(context)
-    return context
-
-
 def test_a_certificate_of_ones_own_is_served_and_verified(tmp_path):
-    context = _certify(tmp_path)
+    context = certify(tmp_path)
 
     async def scenario():
         async with started(tmp_path, TLS) as gateway:
@@ -68,7 +55,7 @@ def test_a_certificate_of_ones_own_is_served_and_verified(tmp_path):
 
 
 def test_over_tls_a_hang_up_cancels_and_a_stalled_body_ends(tmp_path):
-    context = _certify(tmp_path)
+    context = certify(tmp_path)
 
     async def scenario():
         async with (
@@ -100,7 +87,7 @@ async def _is(value):
 
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other key"])
 def test_a_certificate_that_cannot_be_used_is_a_config_error(tmp_path, damage):
-    _certify(tmp_path)
+    certify(tmp_path)
     key = tmp_path / "tls" / "key.pem"
     if damage == "missing":
         key.unlink()

@@ -13,8 +13,9 @@ from sanic.http.http1 import HTTP_CONTINUE
 from sanic.response import BaseHTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
-from server.errors import GatewayError, InvalidRequest, Unavailable
-from server.routes.services import Deadlines
+from server.errors import GatewayError, InvalidRequest, Unavailable, restarting
+from server.routes.paths import PROBES
+from server.routes.services import Deadlines, Services
 
 LINGER_S = 1.0  # for a client that still sends behind a head that was refused
 
@@ -48,16 +49,21 @@ class Conversation(Http):
         await self.error_response(Unavailable(full, retry_after_s=5))
 
     async def http1_request_header(self) -> None:
-        """Read a request's head within one deadline, however slowly it drips in."""
+        """Read a request's head within one deadline, however slowly it drips in.
+
+        While the gateway stops, that is the end of all but probes: no handler has to ask.
+        """
         read: Callable[[], Coroutine[None, None, None]] = super().http1_request_header
         if b"\r\n\r\n" in self.recv_buffer:
             await read()
-            return
-        try:
-            async with asyncio.timeout(self._deadlines.head_s):
-                await read()
-        except TimeoutError as exc:
-            raise InvalidRequest("The request's head did not arrive in time.") from exc
+        else:
+            try:
+                async with asyncio.timeout(self._deadlines.head_s):
+                    await read()
+            except TimeoutError as exc:
+                raise InvalidRequest("The request's head did not arrive in time.") from exc
+        if self.protocol.services.is_draining and self.request.path not in PROBES:
+            raise restarting()
 
     async def read(self) -> bytes | None:
         """Give the next piece of the body; None, and `request_body` unset, at its end.
@@ -154,8 +160,9 @@ class Conversation(Http):
 
     async def _discard_body(self) -> None:
         limit = 2 * self.protocol.request_max_size
+        is_draining = self.protocol.services.is_draining
         try:
-            async with asyncio.timeout(self._deadlines.discard_s):
+            async with asyncio.timeout(LINGER_S if is_draining else self._deadlines.discard_s):
                 self._say_end()
                 while self.request_body and limit > 0 and not self._is_lost:
                     limit -= len(await self.read() or b"")
@@ -212,28 +219,58 @@ class Conversation(Http):
 
     @property
     def _deadlines(self) -> Deadlines:
-        deadlines: Deadlines = self.protocol.app.ctx.services.deadlines
+        deadlines: Deadlines = self.protocol.services.deadlines
         return deadlines
 
 
 class Connection(HttpProtocol):
     """A client's connection."""
 
-    __slots__ = ("is_surplus",)
+    __slots__ = ("_gone", "is_surplus", "services")
     HTTP_CLASS = Conversation
 
     def connection_made(self, transport: Any) -> None:
         """Begin to read; one more than may be open gets a 503, and that is its end."""
-        limit = self.app.ctx.services.settings.config.server.max_connections
+        self.services: Services = self.app.ctx.services
+        self._gone: asyncio.Future[None] | None = None
+        limit = self.services.settings.config.server.max_connections
         self.is_surplus = len(self.connections) >= limit
         begin: Callable[[Any], None] = super().connection_made
         begin(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End what the connection was for, and tell who waits for that."""
+        end: Callable[[Exception | None], None] = super().connection_lost
+        end(exc)
+        if self._gone is not None:
+            self._gone.set_result(None)
+
+    def gone(self) -> "asyncio.Future[None]":
+        """Give what is done once the connection has ended and its last bytes are out."""
+        if self._gone is None:
+            self._gone = self.loop.create_future()
+        return self._gone
+
+    def end_soon(self) -> bool:
+        """Close an idle connection, another one behind its answer; tell whether to wait for it.
+
+        Nobody waits for the rest of a head.
+        """
+        if not self.close_if_idle():
+            self.http.keep_alive = False
+            return self.http.stage is not Stage.REQUEST
+        return True
+
+    def cut(self) -> None:
+        """End the request that is being answered, if one is."""
+        if self.http and self._task is not None:
+            self._task.cancel()
 
     async def send(self, data: bytes) -> None:
         """Write `data`; a client that is gone, or reads nothing for long, ends the request."""
         if not self._can_write.is_set():
             try:
-                async with asyncio.timeout(self.app.ctx.services.deadlines.write_s):
+                async with asyncio.timeout(self.services.deadlines.write_s):
                     await self._can_write.wait()
             except TimeoutError as exc:
                 raise asyncio.CancelledError from exc

@@ -1,7 +1,7 @@
 """Messages, Chat Completions and Responses: authenticate, read the body, serve, relay."""
 
 from server.calls import Call
-from server.errors import GatewayError, InvalidApiKey, Unavailable
+from server.errors import GatewayError, InvalidApiKey
 from server.gateway import Flight
 from server.protocols import Protocol
 from server.routes import wire
@@ -46,8 +46,6 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
 async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> Flight:
     services = services_of(request)
     wire.note_client_id(request)
-    if services.is_draining:
-        raise Unavailable("The gateway is shutting down; try again shortly.", retry_after_s=5)
     caller = wire.recognise(request, services)  # before a byte of the body is read
     raw = await wire.read_body(request, services.body_limit_bytes)
     made, address = wire.request_id(request), wire.client(request, services)

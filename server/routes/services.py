@@ -2,6 +2,7 @@
 
 import os
 import time
+from asyncio import Timeout
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,13 +22,15 @@ from server.tenants.keys import Caller
 class Deadlines:
     """How long a client may take: for a request's head, its body, an answer it does not read.
 
-    `discard_s` is for the rest of a request that was refused before it was read.
+    `discard_s` is for the rest of a request that was refused before it was read, `tell_s` for
+    reading why a gateway that stops has ended it.
     """
 
     head_s: float = 30.0
     body_s: float = 120.0
     discard_s: float = 10.0
     write_s: float = 120.0
+    tell_s: float = 5.0
 
 
 def new_request_ids() -> Iterator[str]:
@@ -61,6 +64,14 @@ class Services:
     clients: dict[str, str] = field(default_factory=dict)  # a peer's address as it is shown
     open_streams: int = 0
     touched: dict[int, float] = field(default_factory=dict)  # key id -> when last noted as used
+    arriving: set[Timeout] = field(default_factory=set)  # the deadlines of bodies on their way
+
+    def begin_drain(self) -> None:
+        """Refuse what comes from now on, and whose body has not come yet."""
+        self.is_draining = True
+        for deadline in self.arriving:
+            if not deadline.expired():
+                deadline.reschedule(0)
 
     @property
     def body_limit_bytes(self) -> int:

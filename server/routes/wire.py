@@ -17,6 +17,7 @@ from server.errors import (
     InvalidRequest,
     RequestTooLarge,
     ScopeNotAllowed,
+    restarting,
 )
 from server.observing.record import Refused
 from server.protocols import Protocol, by_protocol, envelopes
@@ -183,6 +184,7 @@ async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
     Raises:
         RequestTooLarge: it is over `limit_bytes`, said or found.
         InvalidRequest: it took longer than `Deadlines.body_s`.
+        Unavailable: the gateway began to stop before it was there.
     """
     stream: Any = request.stream
     if (stream.request_bytes or 0) > limit_bytes:
@@ -191,11 +193,7 @@ async def read_body(request: AnyRequest, limit_bytes: int) -> bytes:
     if stream.request_body is True and len(stream.recv_buffer) >= stream.request_bytes:
         await _read_into(parts, stream, limit_bytes)  # all there: no deadline to set
     else:
-        try:
-            async with asyncio.timeout(services_of(request).deadlines.body_s):
-                await _read_into(parts, stream, limit_bytes)
-        except TimeoutError as exc:
-            raise InvalidRequest("The request body did not arrive in time.") from exc
+        await _await_into(parts, stream, limit_bytes, services_of(request))
     # Sanic stops reading at 64 KiB and would then never see that the client hangs up.
     transport: Any = request.transport
     transport.resume_reading()
@@ -272,6 +270,22 @@ async def _read_into(parts: list[bytes], stream: Any, limit_bytes: int) -> None:
             size += len(piece)
             if size > limit_bytes:
                 raise _too_large(limit_bytes)
+
+
+async def _await_into(
+    parts: list[bytes], stream: Any, limit_bytes: int, services: Services
+) -> None:
+    deadline = asyncio.timeout(services.deadlines.body_s)
+    try:
+        async with deadline:
+            services.arriving.add(deadline)
+            await _read_into(parts, stream, limit_bytes)
+    except TimeoutError as exc:
+        if services.is_draining:
+            raise restarting() from exc
+        raise InvalidRequest("The request body did not arrive in time.") from exc
+    finally:
+        services.arriving.discard(deadline)
 
 
 def _presented(request: AnyRequest) -> list[str]:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from server.store.models import Instance
+from server.store.models import Instance, Request
 
 
 def begin(pid: int, host: str, version: str, now: datetime) -> int:
@@ -12,8 +12,14 @@ def begin(pid: int, host: str, version: str, now: datetime) -> int:
 
 
 def end(instance_id: int, now: datetime) -> None:
-    """Record that the process has settled everything and stops."""
-    Instance.update(stopped_at=now).where(Instance.id == instance_id).execute()
+    """Record that the process has settled everything and stops.
+
+    Where it has not, because a settlement was lost, it stays without an end: the next start
+    takes it for a killed one, and settles what is open.
+    """
+    is_open = (Request.instance == instance_id) & (Request.state == "open")
+    if not Request.select().where(is_open).exists():
+        Instance.update(stopped_at=now).where(Instance.id == instance_id).execute()
 
 
 def dead(current_id: int) -> list[int]:
