@@ -5,6 +5,7 @@
     │   └── PromptTooLong              400 prompt_too_long
     ├── InvalidApiKey                  401 invalid_api_key
     ├── InsufficientBalance            402 insufficient_balance
+    │   └── SpendCapReached            402 spend_cap_reached
     ├── SubscriptionInactive           402 subscription_inactive
     ├── KeyNotAllowed                  403 key_not_allowed
     │   └── ScopeNotAllowed            403 scope_not_allowed
@@ -20,7 +21,8 @@
     ├── UpstreamError                  502 upstream_error
     │   └── UpstreamRefused            the provider's own 400, 413 or 429, passed on
     ├── Unavailable                    503 unavailable
-    │   └── StoreUnavailable           503 unavailable
+    │   ├── StoreUnavailable           503 unavailable
+    │   └── KeyChanged                 503 unavailable
     ├── UpstreamTimeout                504 upstream_timeout
     └── UpstreamOverloaded             529 overloaded
 
@@ -104,6 +106,12 @@ class InsufficientBalance(GatewayError):
 
     status, code = 402, "insufficient_balance"
     held: int = 0
+
+
+class SpendCapReached(InsufficientBalance):
+    """The key's monthly cap has no room for this; `held` is what is held under the cap."""
+
+    code = "spend_cap_reached"
 
 
 class SubscriptionInactive(GatewayError):
@@ -242,6 +250,10 @@ class Unavailable(GatewayError):
 
 class StoreUnavailable(Unavailable):
     """The database is locked, full or read-only: nothing was changed."""
+
+
+class KeyChanged(Unavailable):
+    """The key's limits were changed while the request came in: it is served under the new ones."""
 
 
 class UpstreamTimeout(GatewayError):

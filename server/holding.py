@@ -5,7 +5,7 @@ import logging
 import time
 
 from server import clock, rows
-from server.billing import admission, holds
+from server.billing import admission
 from server.billing.holds import Demand, Pool, Refusal
 from server.billing.pricing import Tokens
 from server.billing.scales import Units
@@ -110,7 +110,7 @@ class Hold:
         """Hold what the request needs, and give the body to send: its limit may be lower.
 
         Raises:
-            InsufficientBalance, QuotaExceeded, SubscriptionInactive, InvalidApiKey
+            InsufficientBalance, QuotaExceeded, SubscriptionInactive, InvalidApiKey, KeyChanged
         """
         terms, scale = self._terms, self._terms.scale
         if scale is not None:
@@ -320,7 +320,9 @@ class Hold:
             return self._failure
         wanted = self._units(self._spent + 1)
         try:
-            return await self._holds.store.read(holds.why_not, self._pool, self._grant, wanted)
+            return await self._holds.store.read(
+                admission.why_not, self._call.request_id, self._pool, self._grant, wanted
+            )
         except StoreUnavailable as err:
             return err
 

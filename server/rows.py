@@ -12,6 +12,7 @@ from server.observing.caller_trace import caller_trace
 from server.observing.record import Served
 from server.protocols import Protocol, envelopes
 from server.protocols.by_protocol import ESTIMATE
+from server.tenants import spend
 from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
 from server.usage.record import Closing, Opening, Outcome
@@ -27,12 +28,14 @@ _LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Opening:
     """Describe a request that is about to leave; its estimated input stands after a crash."""
+    caller, now = call.caller, clock.now()
+    is_capped = caller.limits.monthly_usd is not None and plan.price is not None
     return Opening(
         request_id=call.request_id,
         instance_id=instance_id,
-        tenant_id=call.caller.tenant_id,
-        key_id=call.caller.key_id,
-        member=call.caller.member,
+        tenant_id=caller.tenant_id,
+        key_id=caller.key_id,
+        member=caller.member,
         tool=call.tool,
         session=_label(call, SESSION_HEADERS),
         agent=_label(call, AGENT_HEADERS),
@@ -42,11 +45,14 @@ def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Open
         model=plan.model,
         upstream=plan.target.upstream,
         upstream_model=plan.target.model,
-        started_at=clock.now(),
+        started_at=now,
         input_estimate=input_tokens,
-        billing=call.caller.billing.value,
+        billing=caller.billing.value,
         price_id=None if plan.price is None else plan.price.number,
         extras=extras_json(dict(plan.extras.settings)),
+        spend_month=spend.month_of(now) if is_capped else None,
+        limits_key_id=caller.limits_key_id,
+        limits_text=caller.limits_text,
     )
 
 

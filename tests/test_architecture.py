@@ -26,7 +26,7 @@ ROWS = {
     "server.store": "errors clock",
     "server.routing": "errors clock config protocols",
     "server.presets": "errors config protocols",
-    "server.tenants": "errors clock store",
+    "server.tenants": "errors clock config store",
     "server.usage": "errors clock store",
     "server.billing": "errors clock config protocols store tenants usage",
     "server.billing.stripe": "errors secret clock config store tenants usage billing",
@@ -36,7 +36,7 @@ ROWS = {
     "server.calls": "errors config protocols routing presets tenants billing",
     "server.terms": "billing calls protocols tenants",
     "server.planning": "billing calls config presets protocols routing",
-    "server.rows": "errors clock protocols usage billing upstream calls observing",
+    "server.rows": "errors clock protocols tenants usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
     "server.answering": "errors protocols upstream calls",
     "server.gateway": (

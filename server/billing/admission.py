@@ -2,11 +2,12 @@
 
 from datetime import datetime
 
-from server.billing import holds, ledger, quota
-from server.billing.holds import Demand, Grant, Pool, Quota
+from server.billing import caps, holds, ledger, quota
+from server.billing.caps import Capped
+from server.billing.holds import Demand, Grant, Money, Pool, Quota, Refusal
 from server.billing.pricing import TOOL_ROUTES, Tokens
 from server.config.schema import Config
-from server.errors import GatewayError, InvalidApiKey, KeyNotAllowed
+from server.errors import GatewayError, InvalidApiKey, KeyChanged, KeyNotAllowed
 from server.tenants.keys import Billing, Caller
 from server.usage import record
 
@@ -36,14 +37,17 @@ def admit(opening: record.Opening, pool: Pool | None, demand: Demand) -> Grant:
 
     Raises:
         InvalidApiKey: the key was revoked or expired after it was looked up.
+        KeyChanged: the key has other limits than it was looked up with.
         InsufficientBalance, QuotaExceeded, SubscriptionInactive: there is not enough to hold.
     """
     try:
-        grant = FREE if pool is None else holds.place(pool, demand)
+        grant = FREE
+        if pool is not None:
+            grant = holds.place(_under_cap(pool, opening.key_id, opening.spend_month), demand)
     except GatewayError as refusal:
-        if record.key_lives(opening.key_id, opening.started_at):
+        if record.key_stands(opening):
             raise
-        raise _dead_key() from refusal
+        raise _objection(opening) from refusal
     of_quota = opening.billing == Billing.SUBSCRIPTION
     opened = record.open_request(
         opening,
@@ -52,7 +56,7 @@ def admit(opening: record.Opening, pool: Pool | None, demand: Demand) -> Grant:
         window=grant.window if of_quota else None,
     )
     if opened is None:
-        raise _dead_key()
+        raise _objection(opening)
     return grant
 
 
@@ -63,12 +67,22 @@ def adjust(
 
     Gives less output than was wanted where there is not enough. Runs in the writer.
     """
-    if not record.is_open(request_id):
+    counted = record.counted(request_id)
+    if counted is None:
         return grant  # settled meanwhile: nothing is held any more
+    pool = _under_cap(pool, counted.key_id, counted.spend_month)
     made = holds.adjust(pool, demand, grant.held, grant.window)
     grown = made.held - grant.held
     record.note_progress(request_id, progress, grown, of_quota=isinstance(pool, Quota))
     return made
+
+
+def why_not(request_id: str, pool: Pool, grant: Grant, units: int) -> Refusal | None:
+    """Say why a running request's hold cannot be made one of `units`; None where it can."""
+    counted = record.counted(request_id)
+    if counted is not None:
+        pool = _under_cap(pool, counted.key_id, counted.spend_month)
+    return holds.why_not(pool, grant, units)
 
 
 def settle(request_id: str, closing: record.Closing, at: datetime) -> bool:
@@ -98,6 +112,9 @@ def settle(request_id: str, closing: record.Closing, at: datetime) -> bool:
             extras=closing.extras,
             at=at,
         )
+        if held.spend_month is not None:
+            cost, month = closing.cost_micros, held.spend_month
+            caps.settle(held.key_id, month, cost_micros=cost, held_micros=held.micros)
     return True
 
 
@@ -112,8 +129,18 @@ def tokens_of(closing: record.Closing) -> Tokens:
     )
 
 
-def _dead_key() -> InvalidApiKey:
-    return InvalidApiKey("This API key was revoked or has expired.")
+def _under_cap(pool: Pool, key_id: int, month: str | None) -> Pool:
+    """Let what a pool of money holds count under its key's cap, where there is one."""
+    if month is None or not isinstance(pool, Money):
+        return pool
+    return Capped(pool, key_id, month)
+
+
+def _objection(opening: record.Opening) -> GatewayError:
+    """Say why a key opens no request: it has ended, or has other limits by now."""
+    if not record.key_lives(opening.key_id, opening.started_at):
+        return InvalidApiKey("This API key was revoked or has expired.")
+    return KeyChanged("This API key's limits were changed just now; send the request again.")
 
 
 FREE = Grant(0, 0)

@@ -40,6 +40,7 @@ class Action(StrEnum):
     KEY_CREATED = "key.created"
     KEY_REVOKED = "key.revoked"
     KEY_ROTATED = "key.rotated"
+    KEY_LIMITED = "key.limited"
     CREDITS_GRANTED = "credits.granted"
     CREDITS_ADJUSTED = "credits.adjusted"
     SUBSCRIPTION_SET = "subscription.set"

@@ -82,6 +82,9 @@ class Key(Table):
     expires_at = Moment(null=True)
     last_used_at = Moment(null=True)  # written at most once a minute
     revoked_at = Moment(null=True)
+    limits = TextField(null=True)  # JSON of what it may use; null: all it likes, or another's
+    limits_key = ForeignKeyField("self", null=True)  # whose limits and counters it shares
+    limits_key_id: int | None
 
 
 class Price(Table):
@@ -208,6 +211,7 @@ class Request(Table):
     quota_tokens = IntegerField(default=0)  # weighted; taken from the quota
     extras = TextField(null=True)  # JSON: what else was asked for, and once settled billed
     anomaly = TextField(null=True)  # what was odd in the provider's usage
+    spend_month = TextField(null=True)  # the month whose cap it counts under, if its key has one
 
     class Meta:
         # Every index is paid for by each request, so the foreign keys have none of their own.
@@ -216,6 +220,20 @@ class Request(Table):
 
 # What a crash left open is found without reading millions of settled rows.
 Request.add_index(Request.index(Request.instance, where=SQL("state = 'open'"), name="request_open"))
+
+
+class Spend(Table):
+    """What the keys that share a monthly cap have come to in a month; none without a cap."""
+
+    key = ForeignKeyField(Key, index=False)  # the one that has the limits
+    key_id: int
+    month = TextField()  # 2026-11, UTC, by the requests' start
+    charged_micros = IntegerField()
+    held_micros = IntegerField()
+
+    class Meta:
+        primary_key = CompositeKey("key", "month")
+        without_rowid = True
 
 
 class CheckoutSession(Table):
@@ -304,6 +322,6 @@ class Audit(Table):
 
 
 TABLES: tuple[type[Table], ...] = (
-    *(Instance, Tenant, Key, Price, Entry, Subscription, Request),
+    *(Instance, Tenant, Key, Price, Entry, Subscription, Request, Spend),
     *(Topup, Checkout, Payment, StripeEvent, StripeCursor, Audit),
 )

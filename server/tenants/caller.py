@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+import msgspec
+
 from server import clock
+from server.config.schema import UsageLimits
 from server.errors import InvalidApiKey
 from server.store import models
 from server.tenants import secrets
+
+UNLIMITED = UsageLimits()
 
 
 class Billing(StrEnum):
@@ -27,7 +32,11 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The key behind a request, as it was when the request arrived."""
+    """The key behind a request, as it was when the request arrived.
+
+    What the key may use is counted under `limits_id`, its own id or that of the key whose limits
+    it shares; `limits_key_id` and `limits_text` are what they were read from.
+    """
 
     key_id: int
     key_public_id: str
@@ -37,13 +46,21 @@ class Caller:
     scope: Scope
     expires_at: datetime | None
     tenant_public_id: str = ""
+    limits: UsageLimits = UNLIMITED
+    limits_id: str = ""
+    limits_key_id: int | None = None
+    limits_text: str | None = None
 
 
 # Prewritten: the query builder takes thirty times as long, and this runs on the event loop.
 _SELECT_KEY = (
-    "SELECT key.id, key.public_id, tenant_id, member, billing, scope, expires_at, revoked_at,"
-    " tenant.public_id FROM key JOIN tenant ON tenant.id = tenant_id WHERE secret_sha256 = ?"
+    "SELECT key.id, key.public_id, key.tenant_id, key.member, key.billing, key.scope,"
+    " key.expires_at, key.revoked_at, tenant.public_id, key.limits_key_id,"
+    " COALESCE(head.public_id, key.public_id), COALESCE(head.limits, key.limits)"
+    " FROM key JOIN tenant ON tenant.id = key.tenant_id"
+    " LEFT JOIN key AS head ON head.id = key.limits_key_id WHERE key.secret_sha256 = ?"
 )
+_LIMITS = msgspec.json.Decoder(UsageLimits)
 _BILLING = {choice.value: choice for choice in Billing}
 _SCOPE = {choice.value: choice for choice in Scope}
 
@@ -85,12 +102,24 @@ def _look_up(secret: str, now_ms: int) -> Caller | str:
     row = models.database.execute_sql(_SELECT_KEY, (secrets.digest(secret),)).fetchone()
     if row is None:
         return _UNKNOWN
-    key_id, public_id, tenant_id, member, billing, scope, expires_ms, revoked_ms, tenant = row
+    key_id, public_id, tenant_id, member, billing, scope, expires_ms, revoked_ms = row[:8]
+    tenant, limits_key_id, limits_id, text = row[8:]
     if revoked_ms is not None:
         return _REVOKED
     if expires_ms is not None and expires_ms <= now_ms:
         return _EXPIRED
     expires_at = None if expires_ms is None else clock.from_ms(expires_ms)
     return Caller(
-        key_id, public_id, tenant_id, member, _BILLING[billing], _SCOPE[scope], expires_at, tenant
+        key_id,
+        public_id,
+        tenant_id,
+        member,
+        _BILLING[billing],
+        _SCOPE[scope],
+        expires_at,
+        tenant,
+        limits=UNLIMITED if text is None else _LIMITS.decode(text),
+        limits_id=limits_id,
+        limits_key_id=limits_key_id,
+        limits_text=text,
     )

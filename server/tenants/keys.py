@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from peewee import ModelSelect
+from peewee import JOIN, ModelSelect
 
 from server import clock
+from server.config.schema import UsageLimits
 from server.errors import Conflict, InvalidApiKey, InvalidRequest, NotFound
 from server.store import audit, models
 from server.store.audit import Action
 from server.store.models import Key
-from server.tenants import child, labels, secrets
+from server.tenants import child, labels, limits, secrets
 from server.tenants.caller import Billing, Caller, Scope, authenticate
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "as_json",
     "authenticate",
     "find",
+    "limit",
     "list_keys",
     "mint",
     "mint_child",
@@ -69,14 +71,19 @@ def mint(
     now: datetime,
     secret: str,
     actor: str | None = None,
+    limited: UsageLimits = limits.NONE,
+    limits_key: Key | None = None,
 ) -> Minted:
     """Add a key for `secret`, which `secrets.generate` made.
 
-    `actor` goes into the audit log where that says more than `created_by`.
+    `actor` goes into the audit log where that says more than `created_by`. The key's own limits
+    are `limited`; with `limits_key` it shares that key's.
 
     Raises:
-        InvalidRequest: the name or member is not printable, or the expiry has passed.
+        InvalidRequest: the name or member is not printable, the expiry has passed, or a key that
+            spends no money has a cap.
     """
+    limits.require_fit(limited, billing)
     if expires_at is not None and expires_at <= now:
         raise InvalidRequest("`expires_at` must lie in the future.", param="expires_at")
     key = Key.create(
@@ -92,9 +99,14 @@ def mint(
         created_at=now,
         created_by=created_by,
         expires_at=expires_at,
+        limits=limits.text_of(limited),
+        limits_key=limits_key,
     )
+    limits.count(key, limits.NONE, limited, now)
     told = {"member": member, "billing": key.billing, "scope": key.scope, "expires_at": expires_at}
-    _record(Action.KEY_CREATED, key, actor or created_by, now, **told)
+    shown, shared = limits.as_json(limited), _public_id(limits_key)
+    by = actor or created_by
+    _record(Action.KEY_CREATED, key, by, now, **told, limits=shown, limits_key=shared)
     return Minted(key, secret)
 
 
@@ -103,13 +115,15 @@ def mint_child(
 ) -> Minted:
     """Mint a key as `POST /tenant/keys` asks; the tenant and the billing are the parent's.
 
+    A parent with limits shares them, and what they count: more keys do not get round them.
+
     Raises:
         InvalidRequest: a field is unknown or unusable; `param` names it.
         KeyNotAllowed, ScopeNotAllowed: the child would outlive or outrank its parent.
         InvalidApiKey: the parent was revoked or has expired since it was authenticated.
     """
     wanted = child.read(parent, fields)
-    _require_living(parent, now)
+    maker = _require_living(parent, now)
     return mint(
         parent.tenant_id,
         wanted.name,
@@ -120,6 +134,7 @@ def mint_child(
         created_by=parent.key_public_id,
         now=now,
         secret=secret,
+        limits_key=maker if maker.limits is not None else maker.limits_key,
     )
 
 
@@ -174,6 +189,8 @@ def rotate(
 ) -> Minted:
     """Mint a successor with the same attributes; the old key lives on for `grace` at most.
 
+    The successor takes over the limits and what they count; until it ends the old key shares them.
+
     Raises:
         NotFound: as `find`.
         Conflict: the key was revoked or has expired, so there is nothing to take over from.
@@ -195,10 +212,16 @@ def rotate(
         now=now,
         secret=secret,
     )
+    limits.hand_over(old, successor.key)
     ends_at = _end_after(old, grace, now)
     told = {"successor": successor.key.public_id, "ends_at": ends_at}
     _record(Action.KEY_ROTATED, old, created_by, now, **told)
     return successor
+
+
+def limit(public_id: str, changes: Mapping[str, object], *, actor: str, now: datetime) -> Key:
+    """Change a key's limits as `limits.change` does; raises as that and `find`."""
+    return limits.change(find(None, public_id), changes, actor=actor, now=now)
 
 
 def _end_after(key: Key, grace: timedelta, now: datetime) -> datetime:
@@ -245,6 +268,8 @@ def as_json(key: Key, now: datetime) -> dict[str, Any]:
         "expires_at": _shown(key.expires_at),
         "last_used_at": _shown(key.last_used_at),
         "revoked_at": _shown(key.revoked_at),
+        "limits": limits.as_json(limits.of(key)),
+        "limits_key_id": _public_id(key.limits_key),
     }
 
 
@@ -264,12 +289,19 @@ def _shown(moment: datetime | None) -> str | None:
     return None if moment is None else clock.rfc3339(moment)
 
 
+def _public_id(key: Key | None) -> str | None:
+    return None if key is None else key.public_id
+
+
 def _keys_of(tenant_id: int | None) -> "ModelSelect[Key]":
-    query = Key.select()
+    head = Key.alias()
+    query = Key.select(Key, head).join(head, JOIN.LEFT_OUTER, on=(Key.limits_key == head.id))
     return query if tenant_id is None else query.where(Key.tenant == tenant_id)
 
 
-def _require_living(parent: Caller, now: datetime) -> None:
+def _require_living(parent: Caller, now: datetime) -> Key:
     # The caller may come from a cache; a revocation counts from the moment it is committed.
-    if status(Key.get_by_id(parent.key_id), now) != "active":
+    key: Key = Key.get_by_id(parent.key_id)
+    if status(key, now) != "active":
         raise InvalidApiKey("This API key was revoked or has expired; use another one.")
+    return key

@@ -22,7 +22,8 @@ class Outcome(StrEnum):
 class Opening(Struct, frozen=True):
     """What is known of a request before it leaves; named as the columns of `Request`.
 
-    `input_estimate` stands in for the input tokens until the upstream tells them.
+    `input_estimate` stands in for the input tokens until the upstream tells them. The limits are
+    the key's as it was looked up: whose they are, and their text.
     """
 
     request_id: str
@@ -44,6 +45,9 @@ class Opening(Struct, frozen=True):
     tool: str | None = None
     session: str | None = None
     agent: str | None = None
+    spend_month: str | None = None
+    limits_key_id: int | None = None
+    limits_text: str | None = None
 
 
 class Closing(Struct, frozen=True):
@@ -71,6 +75,12 @@ class Closing(Struct, frozen=True):
     extras: str | None = None
     anomaly: str | None = None
 
+    @property
+    def total_tokens(self) -> int:
+        """Give the tokens of all classes together."""
+        read, written = self.cache_read_input_tokens, self.cache_write_5m_tokens
+        return self.input_tokens + read + written + self.cache_write_1h_tokens + self.output_tokens
+
 
 class Progress(Struct, frozen=True):
     """What an open request has come to so far; named as the columns of `Request`."""
@@ -83,13 +93,25 @@ class Progress(Struct, frozen=True):
 
 
 class Held(Struct, frozen=True):
-    """What a request's row says of its hold: `window` is None where it is money or nothing."""
+    """What a request's row says of its hold: `window` is None where it is money or nothing.
+
+    `spend_month` is None where its key has no cap.
+    """
 
     tenant_id: int
     price_id: int | None
     micros: int
     window: int | None
     tokens: int
+    key_id: int
+    spend_month: str | None
+
+
+class Counted(Struct, frozen=True):
+    """Under whose cap an open request counts, and in which month; None: under none."""
+
+    key_id: int
+    spend_month: str | None
 
 
 def open_request(
@@ -97,9 +119,9 @@ def open_request(
 ) -> int | None:
     """Write the row of a request that is about to leave, with its hold; give its id.
 
-    None, and no row, when the key was revoked or expired meanwhile: the check and the row are one
-    statement, so a revocation is exact however long a key was cached. The input estimate is
-    stored at once, so that a crash leaves a fair figure behind.
+    None, and no row, when the key was revoked, has expired or has other limits meanwhile: the
+    check and the row are one statement, so all of these are exact however long a key was cached.
+    The input estimate is stored at once, so that a crash leaves a fair figure behind.
     """
     started_ms = clock.to_ms(opening.started_at)
     cursor = execute(
@@ -126,8 +148,11 @@ def open_request(
             held_micros,
             held_tokens,
             window,
+            opening.spend_month,
             opening.key_id,
             started_ms,
+            opening.limits_key_id,
+            opening.limits_text,
         ),
     )
     row = cursor.fetchone()
@@ -139,15 +164,23 @@ def key_lives(key_id: int, now: datetime) -> bool:
     return execute(_LIVES, (key_id, clock.to_ms(now))).fetchone() is not None
 
 
+def key_stands(opening: Opening) -> bool:
+    """Tell whether a request's key lives, and has the limits that it was looked up with."""
+    at_ms = clock.to_ms(opening.started_at)
+    values = (opening.key_id, at_ms, opening.limits_key_id, opening.limits_text)
+    return execute(_STANDS, values).fetchone() is not None
+
+
 def open_holds() -> tuple[int, int]:
     """Count the requests that are open, and the micros that they hold together."""
     count, micros = execute(_OPEN_HOLDS, ()).fetchone()
     return count, micros
 
 
-def is_open(request_id: str) -> bool:
-    """Tell whether a request was opened and is not yet settled."""
-    return execute(_IS_OPEN, (request_id,)).fetchone() is not None
+def counted(request_id: str) -> Counted | None:
+    """Tell under which cap a request counts; None where it is not open (any more)."""
+    row = execute(_COUNTED, (request_id,)).fetchone()
+    return None if row is None else Counted(*row)
 
 
 def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: bool) -> None:
@@ -202,20 +235,25 @@ def close_request(request_id: str, closing: Closing) -> Held | None:
     return None if row is None else Held(*row)
 
 
-_OPEN = """
+# Whose limits a key has, and their text.
+_LIMITS = """ "key".limits_key_id IS ? AND CASE WHEN "key".limits_key_id IS NULL THEN "key".limits
+    ELSE (SELECT limits FROM "key" AS head WHERE head.id = "key".limits_key_id) END IS ?"""
+_OPEN = f"""
 INSERT INTO request (
     state, request_id, instance_id, tenant_id, key_id, member, tool, session, agent, protocol,
     stream, requested_model, model, upstream, upstream_model, started_at, input_tokens, billing,
-    price_id, extras, held_micros, held_tokens, quota_window, estimated, cache_read_input_tokens,
-    cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, cost_micros, quota_tokens
+    price_id, extras, held_micros, held_tokens, quota_window, spend_month, estimated,
+    cache_read_input_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens,
+    cost_micros, quota_tokens
 )
-SELECT 'open', ?, ?, ?, "key".id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
+SELECT 'open', ?, ?, ?, "key".id, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?,
     1, 0, 0, 0, 0, 0, 0
 FROM "key"
 WHERE "key".id = ? AND "key".revoked_at IS NULL
     AND ("key".expires_at IS NULL OR "key".expires_at > ?)
+    AND {_LIMITS}
 RETURNING id
-"""
+"""  # noqa: S608 - our own fragments
 _CLOSE = """
 UPDATE request SET
     state = 'settled', upstream_request_id = ?, first_byte_ms = ?, duration_ms = ?, status = ?,
@@ -223,10 +261,10 @@ UPDATE request SET
     cache_write_5m_tokens = ?, cache_write_1h_tokens = ?, output_tokens = ?, estimated = ?,
     cost_micros = ?, quota_tokens = ?, extras = ?, anomaly = ?
 WHERE request_id = ? AND state = 'open'
-RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens
+RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens, key_id, spend_month
 """
 _OPEN_HOLDS = "SELECT COUNT(*), COALESCE(SUM(held_micros), 0) FROM request WHERE state = 'open'"
-_IS_OPEN = "SELECT 1 FROM request WHERE request_id = ? AND state = 'open'"
+_COUNTED = "SELECT key_id, spend_month FROM request WHERE request_id = ? AND state = 'open'"
 _PROGRESS = """
 UPDATE request SET
     input_tokens = ?, cache_read_input_tokens = ?, cache_write_5m_tokens = ?,
@@ -237,3 +275,4 @@ WHERE request_id = ? AND state = 'open'
 _LIVES = """
 SELECT 1 FROM "key" WHERE id = ? AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > ?)
 """
+_STANDS = f"{_LIVES} AND {_LIMITS}"

@@ -7,7 +7,11 @@ from contextlib import closing
 # what is used, held and charged, when a key was last seen, how far a payment is at Stripe.
 WATCHED = {
     "tenant": ("public_id, name, stripe_customer_id", ""),
-    "key": ("public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at", ""),
+    "key": (
+        "public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at,"
+        " limits, limits_key_id",
+        "",
+    ),
     "price": ("*", ""),
     "entry": ("tenant_id, seq, kind, ref, amount_micros, reason", "WHERE kind != 'charge'"),
     "subscription": ("tenant_id, tier, status, source, stripe_id, cancel_at, grace_until", ""),
@@ -15,7 +19,7 @@ WATCHED = {
     "checkout": ("public_id, tenant_id, tier", ""),
     "schema_migration": ("name", ""),
 }
-BY_ITSELF = {"instance", "request", "payment", "stripe_event", "stripe_cursor", "audit"}
+BY_ITSELF = {"instance", "request", "spend", "payment", "stripe_event", "stripe_cursor", "audit"}
 
 # Each row: what is made once and never again, and the rows of the log that tell of it.
 MADE_ONCE = (

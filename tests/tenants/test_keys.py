@@ -55,6 +55,8 @@ def test_a_key_as_json(mint, now):
         "expires_at": "2026-11-22T14:00:00Z",
         "last_used_at": None,
         "revoked_at": None,
+        "limits": None,
+        "limits_key_id": None,
     }
 
 

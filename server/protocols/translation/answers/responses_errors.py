@@ -48,6 +48,7 @@ _CODES: Mapping[str, str] = {
     "request_too_large": "invalid_prompt",
     "invalid_api_key": "invalid_prompt",
     "insufficient_balance": "invalid_prompt",
+    "spend_cap_reached": "invalid_prompt",
     "subscription_inactive": "invalid_prompt",
     "key_not_allowed": "invalid_prompt",
     "quota_exceeded": "invalid_prompt",
