@@ -98,7 +98,8 @@ FENCES = {
 
 # These work on their arguments alone: no file, no network, no clock, no chance.
 PURE = (
-    "server.protocols server.routing server.presets.apply server.presets.splice "
+    "server.protocols server.routing.breaker server.routing.catalog server.routing.resolve "
+    "server.routing.spread server.presets.apply server.presets.splice "
     "server.billing.money server.billing.pricing server.calls"
 )
 
