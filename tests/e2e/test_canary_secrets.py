@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.collectors import collector
 from support.gateways import lay_out
 
 from gatewayctl.main import run
@@ -39,6 +40,7 @@ ENVIRON = {
     "CANARY_KEY": "sk-ant-api03-canary7aEnvironment0123456789abcdefghij",
     "CANARY_TOKEN": "canary7bHeaderToken0123456789",
     "CANARY_PASSWORD": "canary7cProxyPassword0123456789",
+    "CANARY_COLLECTOR": "canary7iCollectorToken0123456789",
     "STRIPE_SECRET_KEY": "sk_test_canary7dStripe0123456789abcdef",
     "STRIPE_WEBHOOK_SECRET": "whsec_canary7eWebhook0123456789abcdef",
 }
@@ -50,6 +52,7 @@ PRESENTED = (
 CONFIG = """
 server: {{public_url: "https://gateway.example"}}
 log: {{level: debug}}
+traces: {{endpoint: "{collector}", headers: {{authorization: "Bearer ${{CANARY_COLLECTOR}}"}}}}
 upstreams:
   messages: {{protocol: anthropic, base_url: "{url}", api_key: "${{CANARY_KEY}}",
     headers: {{x-team-token: "${{CANARY_TOKEN}}"}}}}
@@ -181,10 +184,10 @@ def _files(folder):
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs Linux's /proc")
-def test_no_secret_turns_up_in_logs_database_output_or_process_lists(house):
+def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house):
     folder, command, said = house
-    with _provider() as (provider, provider_url):
-        lay_out(folder, CONFIG.format(url=provider_url))
+    with _provider() as (provider, provider_url), collector() as there:
+        lay_out(folder, CONFIG.format(url=provider_url, collector=there.url))
         (folder / "key.txt").write_text(FILE_KEY + "\n")
         first = command("init").strip()
         made = command("keys", "create", "canary", "--json")
@@ -223,10 +226,12 @@ def test_no_secret_turns_up_in_logs_database_output_or_process_lists(house):
         listed += _as_served(folder)
 
     secrets = [*ENVIRON.values(), FILE_KEY, *PRESENTED, first, second, third, minted]
-    assert len(set(secrets)) == 12
+    assert len(set(secrets)) == 13
     assert all(len(secret) > 20 for secret in secrets)
     assert {ENVIRON["CANARY_KEY"], f"Bearer {FILE_KEY}", ENVIRON["CANARY_TOKEN"]} <= provider.heard
     assert {200, 400, 401, 404, 405, 502} <= {answer.status_code for answer in answers}
+    assert there.headers[0]["authorization"] == f"Bearer {ENVIRON['CANARY_COLLECTOR']}"
+    assert len(there.spans) == 28
     files = _files(folder)
     del files[folder / "key.txt"]
     log = files[folder / "gateway.log"]
@@ -241,6 +246,7 @@ def test_no_secret_turns_up_in_logs_database_output_or_process_lists(house):
         "output": said,
         "process list": listed,
         "answers": bodies + heads,
+        "spans": there.bodies,
     }.items():
         found = [each for each in secrets if any(_core(each) in text for text in texts)]
         assert found == [], place
