@@ -12,9 +12,9 @@ from sanic.exceptions import PayloadTooLarge, SanicException, ServiceUnavailable
 from server import errors
 from server.config.schema import Config
 from server.errors import GatewayError
-from server.routes import billing, discovery, inference, metrics, openapi, tenant, wire
+from server.routes import billing, cors, discovery, inference, metrics, openapi, tenant, wire
 from server.routes.head import CheckedRequest
-from server.routes.services import Services
+from server.routes.services import Services, services_of
 
 LONGEST_HEADER_BYTES = 16_384
 METHODS = ("DELETE", "GET", "HEAD", "POST")
@@ -47,6 +47,7 @@ def create_app(services: Services) -> "Sanic[Any, Any]":
     for routes in (inference, discovery, tenant, billing, metrics, openapi):
         routes.register(app)
     app.error_handler.add(Exception, _on_error)
+    app.error_handler.add(SanicMethodNotAllowed, _on_method)
     app.error_handler.add(CancelledError, _on_cut)
     return app
 
@@ -64,6 +65,18 @@ def _on_error(request: Request[Any, Any], exception: Exception) -> wire.Answer:
     return wire.refused(request, error, wire.protocol_for(request))
 
 
+def _on_method(request: Request[Any, Any], exception: SanicMethodNotAllowed) -> wire.Answer:
+    """Answer a browser that asks what a page may do here; nothing else has this method."""
+    origins = services_of(request).settings.config.server.cors_origins
+    if request.method == "OPTIONS" and origins:
+        told = cors.preflight_for(request, origins, _methods_of(request))
+        if told is not None:
+            made = wire.request_id(request)
+            headers = {"request-id": made, "x-request-id": made, **told}
+            return wire.Answer(status=204, headers=headers)
+    return _on_error(request, exception)
+
+
 def _on_cut(request: Request[Any, Any], _cancelled: BaseException) -> wire.Answer:
     """Answer a client that is there still: the drain did not wait for its request any longer."""
     return wire.refusal(request, errors.restarting(), wire.protocol_for(request))
@@ -76,7 +89,7 @@ def _translated(request: Request[Any, Any], exception: Exception) -> GatewayErro
         case SanicNotFound():
             return errors.NotFound(f"There is nothing at {request.path[:200]}.")
         case SanicMethodNotAllowed():
-            allowed = tuple(method for method in METHODS if _serves(request, method))
+            allowed = _methods_of(request)
             return errors.MethodNotAllowed(
                 f"{request.method} is not possible here; use {' or '.join(allowed)}.",
                 allowed=allowed,
@@ -88,6 +101,10 @@ def _translated(request: Request[Any, Any], exception: Exception) -> GatewayErro
         case SanicException() if exception.status_code < 500:
             return errors.InvalidRequest("The request is not valid HTTP.")
     return _unexpected(request, exception)
+
+
+def _methods_of(request: Request[Any, Any]) -> tuple[str, ...]:
+    return tuple(method for method in METHODS if _serves(request, method))
 
 
 def _serves(request: Request[Any, Any], method: str) -> bool:

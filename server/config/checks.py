@@ -68,6 +68,8 @@ def _server(server: Server) -> Iterator[Problem]:
     if server.public_url is not None:
         yield from _url(("server", "public_url"), server.public_url)
     yield from _networks(("server", "trusted_proxies"), server.trusted_proxies)
+    for at, origin in enumerate(server.cors_origins):
+        yield from _origin(("server", "cors_origins", at), origin)
 
 
 def _traces(traces: Traces) -> Iterator[Problem]:
@@ -213,6 +215,21 @@ def _url(path: KeyPath, url: str) -> Iterator[Problem]:
         yield path, "must not contain a user name or password"
     elif "?" in url or "#" in url:
         yield path, "must not have a query or a fragment"
+
+
+def _origin(path: KeyPath, origin: str) -> Iterator[Problem]:
+    if "*" in origin:
+        yield path, "must be one origin: with `*`, keys could be used from any web page"
+        return
+    parts = _split(origin)
+    default = {"http": 80, "https": 443}
+    if (
+        parts is None
+        or origin != f"{parts.scheme}://{parts.netloc}".lower()
+        or "@" in origin
+        or parts.port == default[parts.scheme]
+    ):
+        yield path, "must be as browsers send it: https://host, or https://host:port if not 443"
 
 
 def _proxy(path: KeyPath, proxy: str) -> Iterator[Problem]:

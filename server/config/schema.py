@@ -71,6 +71,7 @@ class Server(Section, frozen=True):
     max_connections: Count = 5_000  # two files each, and macOS allows 10,240
     drain_s: Delay = 30
     trusted_proxies: tuple[str, ...] = ()
+    cors_origins: tuple[Text, ...] = ()
     tls: Tls | None = None
     metrics: Literal["loopback", "all"] = "loopback"
 

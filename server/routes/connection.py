@@ -14,6 +14,7 @@ from sanic.response import BaseHTTPResponse
 from sanic.server.protocols.http_protocol import HttpProtocol
 
 from server.errors import GatewayError, InvalidRequest, Unavailable, restarting
+from server.routes import cors
 from server.routes.paths import PROBES
 from server.routes.services import Deadlines, Services
 
@@ -120,6 +121,9 @@ class Conversation(Http):
             # what this server would read behind it as a second request.
             self.keep_alive = False
             self.response_func = self._begin_unframed
+        origins = self.protocol.services.settings.config.server.cors_origins
+        if origins:
+            response.headers.update(cors.headers_for(self.request, origins))
         return super().respond(response)
 
     async def _begin_unframed(self, data: bytes, end_stream: bool) -> None:

@@ -3,6 +3,7 @@ import pytest
 from server.config.load import load
 from server.secret import Secret
 
+ORIGIN = "must be as browsers send it: https://host, or https://host:port"
 URL = "must be an http:// or https:// URL"
 PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@host:port"
 
@@ -14,6 +15,18 @@ PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@h
         ("server: {public_url: 'ftp://a'}", f"server.public_url: {URL}"),
         ("server: {trusted_proxies: ['::1', x]}", "server.trusted_proxies[1]: must be an IP addr"),
         ("server: {trusted_proxies: ['10.0.0.1/8']}", "server.trusted_proxies[0]: must be an IP "),
+        (
+            "server: {cors_origins: ['*']}",
+            "server.cors_origins[0]: must be one origin: with `*`, k",
+        ),
+        ("server: {cors_origins: ['https://*.a.b']}", "server.cors_origins[0]: must be one origin"),
+        ("server: {cors_origins: ['https://a', x]}", f"server.cors_origins[1]: {ORIGIN}"),
+        ("server: {cors_origins: ['null']}", f"server.cors_origins[0]: {ORIGIN}"),
+        ("server: {cors_origins: ['https://a/']}", f"server.cors_origins[0]: {ORIGIN}"),
+        ("server: {cors_origins: ['https://A.b']}", f"server.cors_origins[0]: {ORIGIN}"),
+        ("server: {cors_origins: ['https://a@b']}", f"server.cors_origins[0]: {ORIGIN}"),
+        ("server: {cors_origins: ['https://a:443']}", f"server.cors_origins[0]: {ORIGIN}"),
+        ("server: {cors_origins: ['http://a:80']}", f"server.cors_origins[0]: {ORIGIN}"),
         ("database: 'postgresql://db/x'", "database: is not supported yet; give the path of an S"),
         (
             "aliases: {'claude-*': smrt}",

@@ -30,6 +30,7 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         "max_connections": 5000,
         "drain_s": 30,
         "trusted_proxies": (),
+        "cors_origins": (),
         "tls": None,
         "metrics": "loopback",
     }
