@@ -88,6 +88,15 @@ def test_the_wheel_holds_every_file_of_the_source_and_nothing_else(wheel):
     assert {"server/py.typed", "gatewayctl/py.typed"} < names
 
 
+def test_opentelemetry_comes_only_with_its_extra(wheel):
+    with ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        needs = archive.read(metadata).decode().split("Requires-Dist: ")[1:]
+
+    named = [need.splitlines()[0] for need in needs if need.startswith("opentelemetry")]
+    assert {need.partition("; ")[2] for need in named} == {'extra == "otel"', 'extra == "test"'}
+
+
 def test_the_installed_command_sets_a_gateway_up(run, tmp_path):
     made = run("gatewayctl", "init")
     checks = [run("gatewayctl", noun, "check") for noun in ("config", "presets", "db")]
