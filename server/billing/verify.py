@@ -1,8 +1,8 @@
 """The proof: every balance, hold, charge and quota derived again from the rows.
 
 Each tenant's chain is followed; then the rows that are kept beside the ledger have to agree with
-it: requests with their charges, the balance, what open requests hold, the quota's open window.
-All in one read transaction of the caller's, so it is right while the server works.
+it: requests with their charges, the balance, what open requests hold, the quota's open window,
+what counts under monthly caps. All in one read transaction of the caller's, so it is right while the server works.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from server.billing.chain import FIRST, STEP, Advance, Disagreement, Link, follo
 from server.billing.money import dollars
 from server.billing.quota import WINDOW_MS
 from server.store.models import Subscription, Tenant, database
+from server.tenants import spend
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def verify(tenants: Sequence[Tenant], since: Mapping[str, Checkpoint], advance: 
         _check_balance(each.tenant, each.checkpoint)
         _check_held(each.tenant)
         _check_quota(each.tenant)
+        _check_spend(each.tenant)
     return Proof(tuple(verified), requests, overshoot)
 
 
@@ -207,6 +209,17 @@ def _check_quota(tenant: Tenant) -> None:
             )
 
 
+def _check_spend(tenant: Tenant) -> None:
+    for head, name, month, *kept in database.execute_sql(_SPEND, (tenant.id,)).fetchall():
+        found = spend.derive(head, month)
+        for column, is_kept, made in zip(("charged", "held"), kept, found, strict=True):
+            if is_kept != made:
+                raise Disagreement(
+                    f"tenant {tenant.name}, key {name}: {column}_micros of its spend in {month} "
+                    f"is {is_kept}, its requests make {made}"
+                )
+
+
 def _last_request() -> int:
     return int(database.execute_sql("SELECT COALESCE(MAX(id), 0) FROM request").fetchone()[0])
 
@@ -253,5 +266,9 @@ SELECT COALESCE(SUM(CASE state WHEN 'settled' THEN quota_tokens END), 0),
     COALESCE(SUM(CASE state WHEN 'open' THEN held_tokens END), 0),
     COUNT(CASE WHEN state = 'open' OR quota_tokens > 0 OR outcome = 'completed' THEN 1 END)
 FROM request WHERE tenant_id = ? AND started_at >= ? AND quota_window = ?
+"""
+_SPEND = """
+SELECT key_id, public_id, month, charged_micros, held_micros
+FROM spend JOIN "key" ON "key".id = key_id WHERE tenant_id = ? ORDER BY key_id, month
 """
 _NEVER = 2**62

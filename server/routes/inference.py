@@ -1,7 +1,7 @@
 """Messages, Chat Completions and Responses: authenticate, read the body, serve, relay."""
 
 from server.calls import Call
-from server.errors import GatewayError, InvalidApiKey
+from server.errors import GatewayError, InvalidApiKey, KeyChanged, KeyNotAllowed, RateLimited
 from server.gateway import Flight
 from server.protocols import Protocol
 from server.routes import wire
@@ -9,12 +9,18 @@ from server.routes.paths import ROOTS
 from server.routes.services import services_of
 from server.routes.wire import AnyApp, AnyRequest
 from server.rows import upstream_headers
+from server.tenants.keys import Caller
 
 PATHS = {
     Protocol.ANTHROPIC: "messages",
     Protocol.OPENAI: "chat/completions",
     Protocol.RESPONSES: "responses",
 }
+
+MOST_TRIES = 3
+
+# Perhaps by limits that were remembered with the caller, and hold no more.
+_REFUSED_BY_LIMITS = (KeyChanged, KeyNotAllowed, RateLimited)
 
 
 def register(app: AnyApp) -> None:
@@ -28,11 +34,18 @@ def register(app: AnyApp) -> None:
 
 def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
     async def serve(request: AnyRequest) -> wire.Answer | None:
-        flight = None
+        flight, tries = None, 0
         try:
-            flight = await _admit(request, protocol, tool)
-            async with flight:
-                return await _relay(request, flight)
+            raw = await _receive(request)
+            while True:
+                flight, tries = _flight(request, protocol, tool, raw), tries + 1
+                try:
+                    async with flight:
+                        return await _relay(request, flight)
+                except _REFUSED_BY_LIMITS as err:
+                    is_news = wire.has_changed(request, services_of(request))
+                    if tries == MOST_TRIES or not (is_news or isinstance(err, KeyChanged)):
+                        raise
         except GatewayError as err:
             if isinstance(err, InvalidApiKey) and flight is not None:
                 wire.forget(services_of(request))  # admission knew better
@@ -43,11 +56,20 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
     return serve
 
 
-async def _admit(request: AnyRequest, protocol: Protocol, tool: str | None) -> Flight:
+async def _receive(request: AnyRequest) -> bytes:
     services = services_of(request)
     wire.note_client_id(request)
-    caller = wire.recognise(request, services)  # before a byte of the body is read
-    raw = await wire.read_body(request, services.body_limit_bytes)
+    try:
+        wire.recognise(request, services)  # before a byte of the body is read
+    except KeyNotAllowed:
+        if not wire.has_changed(request, services):
+            raise
+    return await wire.read_body(request, services.body_limit_bytes)
+
+
+def _flight(request: AnyRequest, protocol: Protocol, tool: str | None, raw: bytes) -> Flight:
+    services = services_of(request)
+    caller: Caller = request.ctx.caller
     made, address = wire.request_id(request), wire.client(request, services)
     return services.gateway.serve(Call(caller, protocol, tool, request.headers, raw, made, address))
 

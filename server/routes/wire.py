@@ -144,6 +144,19 @@ def forget(services: Services) -> None:
     services.callers.clear()
 
 
+def has_changed(request: AnyRequest, services: Services) -> bool:
+    """Look up again who calls; tell whether the key is not what it was recognised as.
+
+    No refusal by a key's limits outlives them: before it is told, this is asked. Raises as
+    `recognise`, for who calls may have no living key any more.
+    """
+    before: Caller = request.ctx.caller
+    presented = _presented(request)
+    if len(presented) == 1:
+        services.callers.pop(secrets.digest(presented[0]), None)
+    return recognise(request, services) != before
+
+
 def peer(request: AnyRequest) -> str:
     """Give the address of the other end of the connection: a client's, or a proxy's."""
     if request.conn_info is not None:
