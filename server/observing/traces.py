@@ -40,7 +40,7 @@ from server.usage.record import Outcome
 SEND_EVERY_S = 1.0
 SEND_WAIT_S = 5.0
 BATCH_SPANS = 128  # some 10 ms of work, between which the event loop is let in
-MOST_WAITING = 8192  # some 20 MB
+MOST_WAITING = 8192  # some 10 MB
 VALUE_LIMIT = 256
 CLOSE_WAIT_S = 2.0
 
