@@ -98,17 +98,27 @@ async def give_micros(gateway, micros, tenant_id=None):
 
 async def second_tenant(gateway) -> tuple[int, str]:
     """Add a tenant that has nothing yet; give its id and the secret of its key."""
+    return await gateway.services.store.write(_add_tenant, "second")
+
+
+def _add_tenant(name: str) -> tuple[int, str]:
     secret, now = secrets.generate(), clock.now()
+    tenant = tenants.create(name, now)
+    columns = {"scope": keys.Scope.MANAGE, "member": None, "expires_at": None}
+    billing = keys.Billing.PAY_PER_TOKEN
+    columns |= {"billing": billing, "created_by": "cli", "secret": secret}
+    keys.mint(tenant.id, "test", now=now, **columns)
+    return tenant.id, secret
 
-    def add():
-        tenant = tenants.create("second", now)
-        columns = {"scope": keys.Scope.MANAGE, "member": None, "expires_at": None}
-        billing = keys.Billing.PAY_PER_TOKEN
-        columns |= {"billing": billing, "created_by": "cli", "secret": secret}
-        keys.mint(tenant.id, "test", now=now, **columns)
-        return tenant.id
 
-    return await gateway.services.store.write(add), secret
+def prepare_tenant(folder: Path, name: str, *, micros: int) -> str:
+    """Add a tenant with a balance to the database in `folder`; give the secret of its key."""
+    database = db.open_database(folder / "gateway.db")
+    with db.transaction():
+        owner, secret = _add_tenant(name)
+        ledger.post(owner, Kind.GRANT, micros, ref=name, at=clock.now(), created_by="cli")
+    database.close()
+    return secret
 
 
 def prepare_money(folder: Path, text: str, *, micros: int, tier: str) -> dict[str, str]:
@@ -146,11 +156,11 @@ async def process(*words: str):
         await running.end(signal.SIGKILL)
 
 
-async def gatewayctl(folder: Path, *words: str) -> tuple[int, str]:
+async def gatewayctl(folder: Path, *words: str, config: str = "config.yaml") -> tuple[int, str]:
     """Run the command line as a process of its own; give its exit status and all it said."""
     command = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-c", LAUNCH, "--config", str(folder / "config.yaml"), *words),
+        *("-c", LAUNCH, "--config", str(folder / config), *words),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         env=dict(os.environ),

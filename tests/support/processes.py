@@ -47,6 +47,7 @@ class Process:
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         self.process = process
         self.url = url
+        self.said = b""  # once it is gone: what it said after its URL, and what it complained of
 
     @classmethod
     async def start(cls, *words: str) -> "Process":
@@ -90,5 +91,6 @@ class Process:
         if self.process.returncode is None:
             self.process.send_signal(number)
         async with asyncio.timeout(PATIENCE_S):
-            await self.process.communicate()
+            out, err = await self.process.communicate()
+        self.said = self.said or out + err
         return self.process.returncode
