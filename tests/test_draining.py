@@ -116,6 +116,42 @@ def test_who_waits_for_a_whole_answer_gets_a_503(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_slow_reader_gets_the_end_of_its_answer(tmp_path, scheme):
+    """Although the gateway is done with it long before."""
+    context = certify(tmp_path) if scheme == "https" else None
+    text = config(models='  all: {targets: [{upstream: demo, model: "fault:big:3"}], free: true}')
+    body = json.dumps(asked("all", max_tokens=64_000)).encode()
+
+    async def scenario():
+        options = {"server_hostname": "127.0.0.1"} if context else {}
+        async with _to_be_stopped(tmp_path, text + (TLS if context else "")) as (gateway, stop):
+            slow = _slow(gateway.url)
+            reader, writer = await asyncio.open_connection(
+                sock=slow, ssl=context, limit=8192, **options
+            )
+            writer.write(request("POST", "/v1/messages", body, x_api_key=gateway.secret))
+            received = await reader.read(1000)
+            stopping = await stop()
+            while piece := await reader.read(65_536):
+                received = (received + piece)[-100:]
+                await asyncio.sleep(0.005)  # what makes it slow
+            writer.transport.abort()
+            await stopping
+            return received
+
+    assert run(scenario).endswith(b'{"type":"message_stop"}\n\n\r\n0\r\n\r\n')
+
+
+def _slow(url):
+    """A socket that takes little at once."""
+    parts, slow = urlsplit(url), socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    slow.connect((parts.hostname, parts.port))
+    slow.setblocking(False)
+    return slow
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_who_is_doing_nothing_or_half_a_request_is_not_waited_for(tmp_path, scheme):
     """An idle connection, half a head, half a body: the last is told, all are closed."""
     context = certify(tmp_path) if scheme == "https" else None
@@ -210,10 +246,7 @@ def test_a_client_that_reads_nothing_holds_nobody_up_for_long(tmp_path):
     async def scenario():
         options = {"deadlines": Deadlines(tell_s=0.3)}
         async with _to_be_stopped(tmp_path, text + CUT_SOON, **options) as (gateway, stop):
-            parts = urlsplit(gateway.url)
-            with closing(socket.socket()) as deaf:
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                deaf.connect((parts.hostname, parts.port))
+            with closing(_slow(gateway.url)) as deaf:
                 body = json.dumps(asked("all", max_tokens=64_000)).encode()
                 deaf.sendall(request("POST", "/v1/messages", body, x_api_key=gateway.secret))
                 await until(lambda: _has_stalled(gateway))

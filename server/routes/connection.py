@@ -19,6 +19,7 @@ from server.routes.paths import PROBES
 from server.routes.services import Deadlines, Services
 
 LINGER_S = 1.0  # for a client that still sends behind a head that was refused
+TLS_CLOSE_S, TLS_STOP_S = 5.0, 1.0  # for a client to take the end of its answer
 
 _CHUNK_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,12})").fullmatch
 _LONGEST_SIZE_LINE = 16
@@ -249,6 +250,25 @@ class Connection(HttpProtocol):
         if self._gone is not None:
             self._gone.set_result(None)
 
+    def close(self, timeout: float | None = None) -> None:
+        """Close behind what is written; with a `timeout` of 0, at once.
+
+        Over TLS nothing tells how much of that is still to be sent: Sanic takes it for nothing,
+        and a slow reader lost the last 200 KB of its answer. A client that neither reads on nor
+        closes is waited for in vain, so less long while the gateway stops.
+        """
+        transport: Any = self.transport
+        if timeout == 0 or transport is None or not transport.get_extra_info("sslcontext"):
+            close: Callable[[float | None], None] = super().close
+            close(timeout)
+        elif not transport.is_closing():
+            timer: Any = self._callback_check_timeouts
+            if timer is not None:
+                timer.cancel()
+            transport.close()
+            wait_s = TLS_STOP_S if self.services.is_draining else TLS_CLOSE_S
+            self.loop.call_later(wait_s, transport.abort)
+
     def gone(self) -> "asyncio.Future[None]":
         """Give what is done once the connection has ended and its last bytes are out."""
         if self._gone is None:
@@ -260,10 +280,12 @@ class Connection(HttpProtocol):
 
         Nobody waits for the rest of a head.
         """
-        if not self.close_if_idle():
-            self.http.keep_alive = False
-            return self.http.stage is not Stage.REQUEST
-        return True
+        if self.http is None or self.http.stage is Stage.IDLE:
+            is_long_idle = monotonic() - self._time > TLS_STOP_S
+            self.close(0 if is_long_idle else None)
+            return True
+        self.http.keep_alive = False
+        return self.http.stage is not Stage.REQUEST
 
     def cut(self) -> None:
         """End the request that is being answered, if one is."""
