@@ -140,6 +140,27 @@ MUTANTS = [
         "test_admission.py::test_a_request_that_outlives_its_window_touches_neither",
     ),
     Mutant(
+        "what is held does not count under a cap",
+        "billing.caps",
+        "charged_micros + held_micros + ? <= ?",
+        "charged_micros + ? <= ?",
+        "test_caps.py::test_the_last_micro_can_be_spent_and_no_other",
+    ),
+    Mutant(
+        "what a cap refuses stays held of the balance",
+        "billing.caps",
+        "self.money.change(-units, window)",
+        "pass",
+        "test_caps.py::test_a_hold_grows_as_far_as_the_cap_goes_and_shrinks_again",
+    ),
+    Mutant(
+        "limits of a moment ago still count",
+        "usage.record",
+        "    AND {_LIMITS}\nRETURNING",
+        "    AND ({_LIMITS} OR 1)\nRETURNING",
+        "test_caps.py::test_a_request_with_the_limits_of_a_moment_ago_is_looked_up_again",
+    ),
+    Mutant(
         "a settled request is held for",
         "billing.admission",
         "if not record.is_open(request_id):",
@@ -215,6 +236,20 @@ MORE = [
         "billing.quota",
         "OR used_tokens + held_tokens + :tokens <= :limit",
         "OR used_tokens + :tokens <= :limit",
+    ),
+    Mutant(
+        "what runs when a cap is set does not count",
+        "tenants.spend",
+        "    execute(_MARK, (head_id, head_id))",
+        "    pass",
+        "test_caps.py::test_a_cap_in_mid_month_begins_with_what_the_month_has_come_to",
+    ),
+    Mutant(
+        "a successor begins with nothing spent",
+        "tenants.limits",
+        "        spend.move(key.id, heir.id)",
+        "        pass",
+        "test_caps.py::test_a_key_of_another_head_is_looked_up_again",
     ),
     Mutant(
         "what was not served counts",

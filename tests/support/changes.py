@@ -8,8 +8,8 @@ from contextlib import closing
 WATCHED = {
     "tenant": ("public_id, name, stripe_customer_id", ""),
     "key": (
-        "public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at,"
-        " limits, limits_key_id",
+        "public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at, limits, "
+        + "limits_key_id",
         "",
     ),
     "price": ("*", ""),

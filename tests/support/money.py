@@ -52,6 +52,8 @@ class House:
     tenant_id: int
     keys: dict[Billing, int]
     dead_key: int
+    limited_key: int
+    sharing_key: int
     instance_id: int
     price_number: int
     numbers: count
@@ -81,10 +83,13 @@ class House:
 def house(name="default"):
     """Make a tenant that a process serves; `smart` is priced."""
     tenant = Tenant.create(public_id=f"tnt_{name}", name=name, created_at=NOW)
+    limited = _key(tenant, "limited", Billing.PAY_PER_TOKEN)
     return House(
         tenant_id=tenant.id,
         keys={billing: _key(tenant, billing, billing) for billing in Billing},
         dead_key=_key(tenant, "dead", Billing.PAY_PER_TOKEN, revoked_at=NOW),
+        limited_key=limited,
+        sharing_key=_key(tenant, "sharing", Billing.PAY_PER_TOKEN, limits_key=limited),
         instance_id=run(instances.begin, 1, "here", "0", NOW),
         price_number=run(prices.in_force, config({"smart": SMART}), NOW)["smart"].number,
         numbers=count(1),

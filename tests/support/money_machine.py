@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.money import NOW, SMART, closing, config, house, run
+from support.money import HOUR, NOW, SMART, closing, config, house, run
 from support.money_model import Asked, Books, Subscribed, longest
 
 from server import clock
@@ -34,13 +34,15 @@ from server.errors import (
     GatewayError,
     InsufficientBalance,
     InvalidApiKey,
+    KeyChanged,
     QuotaExceeded,
     SubscriptionInactive,
 )
 from server.protocols.extras import NONE
 from server.store import instances
 from server.store.db import open_database
-from server.store.models import Tenant, database
+from server.store.models import Key, Tenant, database
+from server.tenants import keys, secrets
 from server.tenants.caller import Billing
 from server.usage.record import Outcome, Progress
 
@@ -65,6 +67,10 @@ JUMPS = st.sampled_from(
 MOMENT = st.none() | st.sampled_from([-HOUR_MS, 0, 1, HOUR_MS, 48 * HOUR_MS])
 ALL = "all there is"
 IS_DEAD = st.sampled_from([False] * 9 + [True])
+# Which of a tenant's keys pays: one without limits, one with, or one that shares those; or the
+# one with limits, looked up before they were changed.
+WHOSE = st.sampled_from(["free", "free", "limited", "sharing", "limited", "sharing", "outdated"])
+CAP = st.sampled_from([None, 0, 300, 800, 2000, 2000, 6000])
 
 
 class MoneyMachine(RuleBasedStateMachine):
@@ -87,8 +93,12 @@ class MoneyMachine(RuleBasedStateMachine):
             entries={1: [], 2: []},
             last_at={1: 0, 2: 0},
             debts={1: 0, 2: 0},
+            caps={1: None, 2: None},
         )
         self.pools = {}
+        self.limited = {tenant: each.limited_key for tenant, each in self.houses.items()}
+        self.set_a_cap(1, 2000)
+        self.set_a_cap(2, 800)
         for tenant, tier in ((1, "both"), (2, "tokens")):
             self.post(tenant, Kind.GRANT, 5000, f"start_{tenant}")
             self.subscribe(tenant, tier, "active", None, None)
@@ -134,26 +144,64 @@ class MoneyMachine(RuleBasedStateMachine):
         least=st.integers(0, 60),
         sure=st.booleans(),
         is_dead=IS_DEAD,
+        whose=WHOSE,
     )
-    def begin_paid(self, tenant, model, estimate, wanted, least, sure, is_dead):
+    def begin_paid(self, tenant, model, estimate, wanted, least, sure, is_dead, whose):
+        key, month = self.key_of(tenant, whose)
+        if is_dead:
+            key["key_id"] = self.houses[tenant].dead_key
+        is_dead = is_dead or whose == "outdated"
         if model is None:
-            free = Demand(lambda output: 0, wanted, least)
-            asked = self.begin(tenant, None, free, estimate, is_dead=is_dead, price_id=None)
+            free, key["price_id"] = Demand(lambda output: 0, wanted, least), None
+            key["spend_month"] = None
+            asked = self.begin(tenant, None, free, estimate, is_dead=is_dead, **key)
             assert is_dead if asked is None else asked.held == 0
             return
         scale = InMicros(self.prices[model], NONE, sure)
         demand = Demand(scale.upfront(estimate), wanted, least)
         units = self.books.worst_money(model, estimate, sure=sure)
-        output = longest(units, wanted, self.books.available(tenant))
+        output = longest(units, wanted, self.books.spendable(tenant, month))
         if units(wanted) == 0:
             output = wanted
         may_begin = output >= least or output == wanted
-        columns = {"model": model, "price_id": self.prices[model].number}
+        columns = {"model": model, "price_id": self.prices[model].number} | key
         asked = self.begin(tenant, Money(tenant), demand, estimate, is_dead=is_dead, **columns)
         assert (asked is not None) == (may_begin and output >= 0 and not is_dead)
         if asked is not None:
-            asked.model = model
+            asked.model, asked.month = model, month
             assert (asked.held, asked.covered) == (units(output), output)
+
+    def key_of(self, tenant, whose):
+        """Describe a key as a caller's is, and give the month that its requests count in."""
+        if whose == "free":
+            return {}, None
+        month, limited = f"{self.moment:%Y-%m}", Key.get_by_id(self.limited[tenant])
+        key = {
+            "key_id": limited.id,
+            "limits_text": limited.limits,
+            "spend_month": month if limited.limits else None,
+        }
+        if whose == "sharing":
+            shared = {"key_id": self.houses[tenant].sharing_key, "limits_key_id": limited.id}
+            return key | shared, month
+        if whose == "outdated":
+            return key | {"limits_text": '{"monthly_usd":"9"}'}, month
+        return key, month
+
+    @rule(tenant=TENANT, micros=CAP)
+    def set_a_cap(self, tenant, micros):
+        self.books.caps[tenant] = micros
+        usd = None if micros is None else f"0.{micros:06d}"
+        public_id = Key.get_by_id(self.limited[tenant]).public_id
+        run(keys.limit, public_id, {"monthly_usd": usd}, actor="cli", now=self.moment)
+
+    @rule(tenant=TENANT)
+    def rotate_the_limited_key(self, tenant):
+        if self.books.caps[tenant] is None:
+            return  # its successor would have nothing to take over
+        public_id, now = Key.get_by_id(self.limited[tenant]).public_id, self.moment
+        options = {"grace": HOUR, "created_by": "cli", "now": now, "secret": secrets.generate()}
+        self.limited[tenant] = run(keys.rotate, None, public_id, **options).key.id
 
     @rule(tenant=TENANT, estimate=COUNT, wanted=COUNT, least=st.integers(0, 60), is_dead=IS_DEAD)
     def begin_subscribed(self, tenant, estimate, wanted, least, is_dead):
@@ -163,7 +211,9 @@ class MoneyMachine(RuleBasedStateMachine):
         output = -1 if room is None else longest(units, wanted, room)
         may_begin = output >= least or output == wanted
         pool = Quota(tenant, TIERS, self.moment)
-        asked = self.begin(tenant, pool, demand, estimate, Billing.SUBSCRIPTION, is_dead=is_dead)
+        key = {"key_id": self.houses[tenant].dead_key} if is_dead else {}
+        billing = Billing.SUBSCRIPTION
+        asked = self.begin(tenant, pool, demand, estimate, billing, is_dead=is_dead, **key)
         assert (asked is not None) == (may_begin and output >= 0 and not is_dead)
         if asked is not None:
             assert asked.window == self.books.use_window(tenant, self.now)
@@ -189,12 +239,11 @@ class MoneyMachine(RuleBasedStateMachine):
             instance_id=self.instance,
             started_at=self.moment,
             input_estimate=estimate,
-            key_id=known.dead_key if is_dead else known.keys[billing],
             **more,
         )
         try:
             grant = run(admission.admit, opening, pool, demand)
-        except InvalidApiKey:
+        except (InvalidApiKey, KeyChanged):
             assert is_dead
             return None
         except (InsufficientBalance, QuotaExceeded, SubscriptionInactive):
@@ -404,6 +453,18 @@ class MoneyMachine(RuleBasedStateMachine):
             (tenant, row.window, row.began, *self.books.of_window(tenant, row.window))
             for tenant, row in sorted(self.books.subscribed.items())
         ]
+
+    @invariant()
+    def spends_agree(self):
+        rows = database.execute_sql(
+            "SELECT key_id, month, charged_micros, held_micros FROM spend"
+        ).fetchall()
+        tenants = {key: tenant for tenant, key in self.limited.items()}
+        assert {key for key, *_ in rows} == {
+            key for key, tenant in tenants.items() if self.books.caps[tenant] is not None
+        }
+        for key, month, *kept in rows:
+            assert tuple(kept) == self.books.spent(tenants[key], month)
 
     @invariant()
     def the_proof_agrees(self):

@@ -30,6 +30,8 @@ class Asked:
     is_open: bool = True
     counts: bool = True  # as one of its window's requests
     used: int = 0
+    month: str | None = None  # None: its key never has a cap
+    cost: int = 0
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Books:
     last_at: dict[int, int] = field(default_factory=dict)
     subscribed: dict[int, Subscribed] = field(default_factory=dict)
     debts: dict[int, int] = field(default_factory=dict)  # how far an overdraft can be explained
+    caps: dict[int, int | None] = field(default_factory=dict)  # of each tenant's limited keys
 
     def balance(self, tenant: int) -> int:
         return sum(amount for _, _, amount, _ in self.entries[tenant])
@@ -74,6 +77,18 @@ class Books:
 
     def available(self, tenant: int) -> int:
         return self.balance(tenant) - self.held(tenant)
+
+    def spent(self, tenant: int, month: str) -> tuple[int, int]:
+        """Give what a tenant's limited keys were charged and hold, all of them together."""
+        found = [each for each in self.requests if (each.tenant, each.month) == (tenant, month)]
+        return sum(each.cost for each in found), sum(each.held for each in found if each.is_open)
+
+    def spendable(self, tenant: int, month: str | None) -> int:
+        """Tell how much more can be held: of the balance, and under the cap of limited keys."""
+        cap = None if month is None else self.caps.get(tenant)
+        if month is None or cap is None:
+            return self.available(tenant)
+        return min(self.available(tenant), cap - sum(self.spent(tenant, month)))
 
     def of_window(self, tenant: int, window: int) -> tuple[int, int, int]:
         """Give what is used, held and counted in a window."""
@@ -144,7 +159,7 @@ class Books:
     def room_to_grow(self, asked: Asked) -> int:
         """Tell how much more a running request can hold."""
         if asked.window is None:
-            return self.available(asked.tenant)
+            return self.spendable(asked.tenant, asked.month)
         row = self.subscribed[asked.tenant]
         tokens = self.limits.get(row.tier, (None, None))[0]
         if tokens is None or asked.window != row.window:
@@ -171,6 +186,7 @@ class Books:
             cost = self.exact_money(asked.model, tokens)(tokens.output)
             self.debts[asked.tenant] += max(0, cost - asked.held)
         asked.is_open, asked.used, asked.counts = False, used, served or used > 0
+        asked.cost = cost
         if cost:
             self.post(asked.tenant, "charge", -cost, asked.request_id, now, bounded=False)
             self.debts[asked.tenant] -= cost
