@@ -11,6 +11,7 @@ from server.billing.allowance import Limits, Weights, limits_of
 from server.billing.pricing import Price
 from server.config.schema import Config, Target, Upstream
 from server.errors import ConfigError, ModelNotFound
+from server.limits.bounds import Bound
 from server.presets.load import Preset
 from server.protocols import Protocol
 from server.protocols.body import Body
@@ -74,7 +75,9 @@ class Rules:
 class Call(Struct, frozen=True):
     """An inference request as it came: who, on which route, with which headers and bytes.
 
-    `client` is the address that it came from, as far as proxies are trusted.
+    `client` is the address that it came from, as far as proxies are trusted. `bounds` are the
+    limits that it is still to meet; `would_block` names one that it met already, had that been
+    enforced.
     """
 
     caller: Caller
@@ -84,6 +87,8 @@ class Call(Struct, frozen=True):
     raw: bytes
     request_id: str
     client: str = ""
+    bounds: tuple[Bound, ...] = ()
+    would_block: str | None = None
 
 
 class Plan(Struct, frozen=True):

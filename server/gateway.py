@@ -12,6 +12,7 @@ from server.billing import admission
 from server.calls import Call, Rules
 from server.errors import GatewayError, Internal, restarting
 from server.holding import Hold, Holds
+from server.limits.limiter import Limiter
 from server.observing.record import Feed
 from server.planning import plan
 from server.store.db import Store
@@ -35,6 +36,7 @@ class Gateway:
         self.feed = feed
         self.rules = rules
         self.holds = Holds(store, instance_id)
+        self.limiter = Limiter(time.monotonic_ns)
         self.ping_after_s = PING_AFTER_S
         self.pumps: set[asyncio.Task[None]] = set()
 
@@ -87,6 +89,9 @@ class Flight:
         self._hold = Hold(gateway.holds, call, self.plan, rules)
         estimated_input, ping_after_s = self._hold.estimated_input, gateway.ping_after_s
         self.relay = relay_of(call, self.plan, estimated_input, ping_after_s=ping_after_s)
+        self._pass = gateway.limiter.admit(
+            call.bounds, self.plan.model, estimated_input, rules.config
+        )  # the last that can refuse before there is a pump, whose end ends it
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)
@@ -144,6 +149,7 @@ class Flight:
         settled, closing = self._hold.settle(
             relay, outcome=self._outcome, error=error, begun=self._begun
         )
+        self._pass.end(closing.total_tokens)
         patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
         settled.add_done_callback(lambda done: self._settled(done, closing, error, patience))
 
@@ -173,6 +179,7 @@ class Flight:
             closing,
             begun=self._begun,
             placed_at=hold.placed_at,
+            would_block=self._pass.would_block or self._call.would_block,
         )
         self._gateway.feed.tell(record)
 
@@ -192,6 +199,7 @@ class Flight:
 
     def _pump_ended(self, pump: asyncio.Task[None]) -> None:
         self._gateway.pumps.discard(pump)
+        self._pass.end(0)  # unless it was settled
         if not pump.cancelled() and (bug := pump.exception()) is not None:
             _log.error("a pump failed (%s)", self._call.request_id, exc_info=bug)
             self.relay.release(Internal("The gateway failed; its log has the details."))

@@ -101,6 +101,7 @@ def served(
     *,
     begun: float,
     placed_at: float | None,
+    would_block: str | None,
 ) -> Served:
     """Describe a request that has ended to those who watch; times as in `closing`."""
     is_anthropic = plan.protocol is Protocol.ANTHROPIC
@@ -114,6 +115,7 @@ def served(
         hold_ms=None if placed_at is None else _ms(placed_at - begun),
         sent_bytes=relay.given_bytes,
         attempts=1,
+        would_block=would_block,
         ended_at=time.time(),
         caller_trace=caller_trace(call.headers),
     )

@@ -27,24 +27,25 @@ ROWS = {
     "server.routing": "errors clock config protocols",
     "server.presets": "errors config protocols",
     "server.tenants": "errors clock config store",
+    "server.limits": "errors config tenants",
     "server.usage": "errors clock store",
     "server.billing": "errors clock config protocols store tenants usage",
     "server.billing.stripe": "errors secret clock config store tenants usage billing",
     "server.upstream": "errors secret config protocols",
     "server.upstream.demo": "clock",
     "server.observing": "errors secret clock logs usage",
-    "server.calls": "errors config protocols routing presets tenants billing",
+    "server.calls": "errors config protocols routing presets tenants limits billing",
     "server.terms": "billing calls protocols tenants",
     "server.planning": "billing calls config presets protocols routing",
     "server.rows": "errors clock protocols tenants usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
     "server.answering": "errors protocols upstream calls",
     "server.gateway": (
-        "errors store usage billing upstream observing calls rows holding planning answering"
+        "errors limits store usage billing upstream observing calls rows holding planning answering"
     ),
     "server.routes": (
-        "errors clock config protocols store tenants usage billing billing.stripe observing calls "
-        "rows gateway"
+        "errors clock config protocols store tenants limits usage billing billing.stripe "
+        "observing calls rows gateway"
     ),
     "server.app": "errors config routes",
     "server.listening": "errors config",
@@ -63,6 +64,7 @@ ROWS = {
     "gatewayctl.spans": "exits",
     "gatewayctl.systemd": "exits",
     "gatewayctl.units": "config",
+    "gatewayctl.limit_flags": "config exits",
     "gatewayctl.reach": "secret config",
     "gatewayctl.session": "config store output exits",
     "gatewayctl.options": "errors store exits session",
@@ -74,7 +76,7 @@ ROWS = {
     "gatewayctl.commands": (
         "errors secret clock config protocols store routing presets tenants usage billing "
         "upstream.demo lifecycle output exits spans reach session options welcome bootstrap "
-        "serving syncing systemd units"
+        "serving syncing systemd units limit_flags"
     ),
     "gatewayctl.main": "output exits session options ending",
 }
@@ -100,7 +102,7 @@ FENCES = {
 PURE = (
     "server.protocols server.routing.breaker server.routing.catalog server.routing.resolve "
     "server.routing.spread server.presets.apply server.presets.splice "
-    "server.billing.money server.billing.pricing server.calls"
+    "server.billing.money server.billing.pricing server.limits server.calls"
 )
 
 # A command imports these inside the function that needs them: `--help` is to answer at once.

@@ -12,7 +12,7 @@ from datetime import datetime
 from server import clock
 from server.billing.allowance import Limits, Tiers
 from server.billing.pricing import QUOTA_WINDOW_S
-from server.billing.subscriptions import ENTITLED, ON, find, is_entitled
+from server.billing.subscriptions import ENTITLED, ON, find, is_entitled, tier_of
 from server.errors import QuotaExceeded, SubscriptionInactive
 from server.store.models import Subscription
 from server.store.statements import execute
@@ -109,8 +109,8 @@ def in_words(seconds: int) -> str:
 
 
 def _limits(tenant_id: int, tiers: Tiers) -> Limits | None:
-    row = execute(_TIER, (tenant_id,)).fetchone()
-    return None if row is None else tiers.get(row[0])
+    tier = tier_of(tenant_id)
+    return None if tier is None else tiers.get(tier)
 
 
 def _what_is_missing(row: Subscription | None, limits: Limits | None) -> str:
@@ -140,7 +140,6 @@ def _is_over(row: Subscription, now_ms: int) -> bool:
     return begun is None or clock.to_ms(begun) + WINDOW_MS <= now_ms
 
 
-_TIER = "SELECT tier FROM subscription WHERE tenant_id = ?"
 _OVER = "(window_started_at IS NULL OR window_started_at <= :ended)"
 _TAKE = f"""
 UPDATE subscription SET

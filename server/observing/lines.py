@@ -32,6 +32,7 @@ class Line(Struct, omit_defaults=True, kw_only=True):
     status: int | None = None
     outcome: str
     error: str | None = None
+    would_block: str | None = None
     stop_reason: str | None = None
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
@@ -74,6 +75,7 @@ def _served(record: Served) -> Line:
         status=closing.status,
         outcome=closing.outcome.value,
         error=closing.error,
+        would_block=record.would_block,
         stop_reason=closing.stop_reason,
         input_tokens=closing.input_tokens,
         cache_read_input_tokens=closing.cache_read_input_tokens,

@@ -13,7 +13,8 @@ class Served(Struct, frozen=True):
     """A request that left: its row, opened and closed, and what the row does not keep.
 
     `hold_ms` is how long it waited for its hold, `sent_bytes` what its client was given; `key_id`
-    and `tenant` are the ids that people know. It holds no part of what was asked or answered.
+    and `tenant` are the ids that people know; `would_block` names the limit that would have
+    refused it, had that been enforced. It holds no part of what was asked or answered.
     """
 
     opening: Opening
@@ -26,6 +27,7 @@ class Served(Struct, frozen=True):
     sent_bytes: int
     attempts: int
     ended_at: float  # seconds since 1970
+    would_block: str | None = None
     caller_trace: CallerTrace | None = None
 
 

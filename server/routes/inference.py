@@ -71,7 +71,9 @@ def _flight(request: AnyRequest, protocol: Protocol, tool: str | None, raw: byte
     services = services_of(request)
     caller: Caller = request.ctx.caller
     made, address = wire.request_id(request), wire.client(request, services)
-    return services.gateway.serve(Call(caller, protocol, tool, request.headers, raw, made, address))
+    bounds, would_block = request.ctx.bounds, request.ctx.would_block
+    call = Call(caller, protocol, tool, request.headers, raw, made, address, bounds, would_block)
+    return services.gateway.serve(call)
 
 
 async def _relay(request: AnyRequest, flight: Flight) -> wire.Answer | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from server.errors import NotFound, StoreUnavailable
-from server.observing.exposition import CONTENT_TYPE, Family, alone, labels_of, render
+from server.observing.exposition import CONTENT_TYPE, Family, Sample, alone, labels_of, render
 from server.routes import wire
 from server.routes.client_address import is_loopback
 from server.routes.services import Services, services_of
@@ -48,6 +48,13 @@ def _now(services: Services) -> Iterator[Family]:
     )
     yield alone(
         "gatewayctl_streams_open", "gauge", "Streams that clients read.", services.open_streams
+    )
+    hits = tuple(services.gateway.limiter.hits.items())
+    yield Family(
+        "gatewayctl_limits_total",
+        "counter",
+        "Requests over a limit: refused, or in the mode shadow let pass.",
+        [Sample(labels_of({"limit": limit, "mode": mode}), n) for (limit, mode), n in hits],
     )
     yield alone(
         "gatewayctl_store_queue_length",

@@ -11,6 +11,7 @@ import msgspec
 from sanic import HTTPResponse, Request, Sanic
 
 from server import clock
+from server.billing import subscriptions
 from server.errors import (
     GatewayError,
     InvalidApiKey,
@@ -19,6 +20,7 @@ from server.errors import (
     ScopeNotAllowed,
     restarting,
 )
+from server.limits.bounds import bounds_of, has_tier_bounds
 from server.observing.record import Refused
 from server.protocols import Protocol, by_protocol, envelopes
 from server.protocols.body import split
@@ -110,17 +112,19 @@ def authenticate(request: AnyRequest, services: Services) -> Caller:
 
     Raises:
         InvalidApiKey: neither names a living key.
+        KeyNotAllowed: the key may not be used from where the client is.
         StoreUnavailable: the database cannot be read.
     """
-    caller = request.ctx.caller = _look_up(request, services, _presented(request))
+    caller = _look_up(request, services, _presented(request))
+    _meet(request, services, caller)
     return caller
 
 
 def recognise(request: AnyRequest, services: Services) -> Caller:
     """Find out who calls, perhaps from memory: only for requests that admission checks again.
 
-    Admission's own statement refuses a key that was revoked or has expired, so remembering one
-    costs no exactness and saves a look-up. Raises as `authenticate`.
+    Admission's own statement refuses a key that was revoked, has expired or has other limits, so
+    remembering one costs no exactness and saves a look-up. Raises as `authenticate`.
     """
     known, presented = services.callers, _presented(request)
     if len(presented) != 1 or not presented[0].isascii():
@@ -135,12 +139,12 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
         known[digest] = caller
     else:
         _note_use(caller, services)
-    request.ctx.caller = caller
+    _meet(request, services, caller)
     return caller
 
 
 def forget(services: Services) -> None:
-    """Look every key up again: admission found that one is dead."""
+    """Look every key up again: admission found that one is dead, or has other limits."""
     services.callers.clear()
 
 
@@ -262,6 +266,25 @@ def refusal(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Ans
         status=envelopes.status_for(error, protocol),
         headers={**error.headers, **envelopes.headers(error, made)},
     )
+
+
+def _meet(request: AnyRequest, services: Services, caller: Caller) -> None:
+    """Note who calls and which limits that meets; whence it may call is checked at once.
+
+    The tier is read each time, 5 µs, and only where one has limits. To remember it with the
+    caller would save that, but a change of tier is to count with the very next request, and to
+    find that out late, in admission, would be after the counters of the wrong tier were taken.
+    """
+    ctx, gateway = request.ctx, services.gateway
+    ctx.caller, ctx.bounds, ctx.would_block = caller, (), None
+    config, tier = gateway.rules.config, None
+    if has_tier_bounds(caller, config):
+        tier = services.store.point(subscriptions.tier_of, caller.tenant_id)
+    bounds = bounds_of(caller, tier, config)
+    if bounds:
+        address = client(request, services)
+        ctx.would_block = gateway.limiter.check_network(bounds, address, config)
+        ctx.bounds = () if ctx.would_block else bounds
 
 
 def _look_up(request: AnyRequest, services: Services, presented: list[str]) -> Caller:

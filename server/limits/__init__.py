@@ -1,0 +1,1 @@
+"""What a key, or a tenant's subscription, may use at once and in a minute."""
