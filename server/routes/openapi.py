@@ -27,11 +27,11 @@ WHY = {
     400: "The request cannot be understood.",
     401: "No living key was presented.",
     402: "The balance, or the subscription, does not suffice.",
-    403: "The key may not do this.",
+    403: "The key may not do this, or not from where the client is.",
     404: "There is no such thing.",
     409: "It contradicts what there is.",
     413: "The request is too large.",
-    429: "A quota, or the provider's limit, is used up; `retry-after` says until when.",
+    429: "A limit, a quota or the provider's limit is used up; `retry-after` says until when.",
     500: "A bug of the gateway; its log has the traceback under the request's id.",
     501: "This is not configured, or not supported.",
     502: "The provider failed.",
@@ -199,8 +199,8 @@ def _operation(
     errors: str = "openai",
     keys: Keys = ANY_KEY,
 ) -> Json:
-    """Describe one method of one path; without a key there is no 401."""
-    statuses = sorted(ALWAYS.union(fails, {401} if keys is ANY_KEY else ()))
+    """Describe one method of one path; without a key there is no 401, and no 403."""
+    statuses = sorted(ALWAYS.union(fails, {401, 403} if keys is ANY_KEY else ()))
     refused = {str(each): {"$ref": f"#/components/responses/{errors}_{each}"} for each in statuses}
     made: Json = {"summary": summary, "security": list(keys)}
     if asks:

@@ -12,7 +12,11 @@ from support.wires import request, wire
 
 from server import clock
 from server.billing import subscriptions
+from server.calls import Call
 from server.config.schema import UsageLimits
+from server.errors import ModelNotFound
+from server.limits.bounds import Bound
+from server.protocols import Protocol
 from server.tenants import keys
 from server.tenants.keys import Billing
 from server.upstream.demo import DemoOptions
@@ -35,6 +39,7 @@ BODY = json.dumps(
         "usage": {"input_tokens": 30, "output_tokens": 12},
     }
 ).encode()
+ONE_AT_A_TIME = Bound(("key", "key_1"), "this key", UsageLimits(concurrent_requests=1))
 ANSWER = OK % (len(BODY), BODY)
 FAILURE = b"HTTP/1.1 500 Oops\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -352,6 +357,36 @@ def test_a_place_is_free_again_whenever_its_client_leaves(tmp_path):
     after = with_limits(tmp_path, "{concurrent_requests: 1}", scenario, demo=demo)
 
     assert after.status_code == 200
+
+
+def test_a_place_is_free_again_at_whatever_await_a_request_is_cancelled(tmp_path):
+    async def scenario(gateway, client):
+        server, bounds = gateway.gateway, (ONE_AT_A_TIME,)
+        secret = client.headers["x-api-key"]
+        caller = gateway.services.store.point(keys.authenticate, [secret], clock.now())
+
+        async def ask(number, model):
+            raw = json.dumps(asked(model, stream=True)).encode()
+            made = f"req_{number}"
+            call = Call(caller, Protocol.ANTHROPIC, "cline", {}, raw, made, bounds=bounds)
+            async with server.serve(call) as flight:
+                while await flight.relay.handoff.get():
+                    pass
+
+        for steps in range(40):
+            task = asyncio.create_task(ask(steps, "endless"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await until(lambda: not server.pumps)
+        await ask("last", "smart")
+        with pytest.raises(ModelNotFound, match="nothing"):
+            await ask("unknown", "nothing")
+        await ask("after", "smart")
+
+    with_limits(tmp_path, "{}", scenario)
 
 
 def test_counters_outlive_a_reload(tmp_path):
