@@ -1,22 +1,36 @@
-"""`gatewayctl keys`: mint, list, revoke and rotate keys."""
+"""`gatewayctl keys`: mint, list, limit, revoke and rotate keys."""
 
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
+from gatewayctl import limit_flags
+from gatewayctl.exits import CommandError, ExitStatus
+from gatewayctl.limit_flags import (
+    Concurrent,
+    Models,
+    Monthly,
+    Networks,
+    PerMinute,
+    TokensPerMinute,
+)
 from gatewayctl.options import TenantOption, completed_by, noun
 from gatewayctl.output import Table
 from gatewayctl.session import Session
 from gatewayctl.spans import parse_span
 from server import clock
+from server.billing import caps
+from server.billing.money import dollars
+from server.config.schema import UsageLimits
 from server.store import audit
 from server.store.models import Key
 from server.tenants import keys, secrets, tenants
 from server.tenants.keys import Billing, Scope
 
-app = noun("Mint, list, revoke and rotate keys.")
+app = noun("Mint, list, limit, revoke and rotate keys.")
 
-_COLUMNS = ("id", "name", "member", "billing", "scope", "key", "status", "last_used_at")
+_COLUMNS = ("id", "name", "member", "billing", "scope", "key", "status", "last_used_at", "limits")
 
 
 def _known_ids(session: Session) -> list[tuple[str, str]]:
@@ -32,32 +46,41 @@ KeyId = Annotated[
 ]
 
 
+BillingOption = Annotated[Billing, typer.Option(help="How its requests are paid for.")]
+ScopeOption = Annotated[
+    Scope, typer.Option(help="`manage` may mint keys and pay; `inference` only sends requests.")
+]
+MemberOption = Annotated[str | None, typer.Option(help="The person who uses it.", metavar="MEMBER")]
+ExpiresOption = Annotated[
+    str | None, typer.Option(help="When it ends, such as 90d.", metavar="SPAN")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="Print the secret and no word more.")]
+
+
 @app.command("create")
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="Who or what will use the key.", metavar="NAME")],
     *,
-    billing: Annotated[
-        Billing, typer.Option(help="How its requests are paid for.")
-    ] = Billing.PAY_PER_TOKEN,
-    scope: Annotated[
-        Scope, typer.Option(help="`manage` may mint keys and pay; `inference` only sends requests.")
-    ] = Scope.MANAGE,
-    member: Annotated[
-        str | None, typer.Option(help="The person who uses it.", metavar="MEMBER")
-    ] = None,
+    billing: BillingOption = Billing.PAY_PER_TOKEN,
+    scope: ScopeOption = Scope.MANAGE,
+    member: MemberOption = None,
     tenant: TenantOption = tenants.DEFAULT,
-    expires: Annotated[
-        str | None, typer.Option(help="When it ends, such as 90d.", metavar="SPAN")
-    ] = None,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", help="Print the secret and no word more.")
-    ] = False,
+    expires: ExpiresOption = None,
+    requests_per_minute: PerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
+    models: Models = None,
+    monthly: Monthly = None,
+    networks: Networks = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Mint a key and print its secret once, alone on stdout, so that it can be piped."""
     session, now = Session.of(ctx), clock.now()
     expires_at = None if expires is None else now + parse_span(expires, "--expires")
-    with session.changing():
+    given = (requests_per_minute, tokens_per_minute, concurrent, models, monthly, networks)
+    with session.changing() as settings:
+        limited = msgspec.convert(limit_flags.changes_of(given, settings.config), UsageLimits)
         minted = keys.mint(
             tenants.find(tenant).id,
             name,
@@ -68,6 +91,7 @@ def create(
             created_by="cli",
             now=now,
             secret=secrets.generate(),
+            limited=limited,
         )
         document = keys.as_json(minted.key, now)
     if not quiet:
@@ -89,11 +113,39 @@ def list_keys(ctx: typer.Context, tenant: TenantOption = tenants.DEFAULT) -> Non
 
 @app.command("show")
 def show(ctx: typer.Context, key_id: KeyId) -> None:
-    """Show one key, without its secret: that is not stored."""
-    session = Session.of(ctx)
+    """Show one key, without its secret, and what this month has come to under its cap."""
+    session, now = Session.of(ctx), clock.now()
     with session.reading():
-        found = keys.as_json(keys.find(None, key_id), clock.now())
-    session.out.fields(found)
+        key = keys.find(None, key_id)
+        found = keys.as_json(key, now) | {"spend": caps.standing(key.id, now)}
+    told = found | {"limits": limit_flags.in_words(found["limits"]), "spend": _told(found["spend"])}
+    session.out.table(found, Table(("field", "value"), list(told.items())))
+
+
+@app.command("limit")
+def limit(
+    ctx: typer.Context,
+    key_id: KeyId,
+    *,
+    requests_per_minute: PerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    concurrent: Concurrent = None,
+    models: Models = None,
+    monthly: Monthly = None,
+    networks: Networks = None,
+) -> None:
+    """Set limits of a key and of those that share them, or lift some with `none`."""
+    session, now = Session.of(ctx), clock.now()
+    given = (requests_per_minute, tokens_per_minute, concurrent, models, monthly, networks)
+    with session.changing() as settings:
+        changes = limit_flags.changes_of(given, settings.config)
+        if not changes:
+            raise CommandError("Say which limit.", status=ExitStatus.USAGE, code="usage")
+        key = keys.limit(key_id, changes, actor=audit.CLI, now=now)
+        document = keys.as_json(key, now)
+    limits = limit_flags.in_words(document["limits"]) or "no limits"
+    session.out.note(f"{key_id} has {limits}, from the next request on.")
+    session.out.value(document, key_id)
 
 
 @app.command("revoke")
@@ -140,4 +192,12 @@ def _all_keys(tenant_id: int) -> list[Key]:
 
 
 def _shown(key: dict[str, Any]) -> dict[str, Any]:
-    return key | {"key": f"{key['prefix']}…{key['last4']}"}
+    shown = {"key": f"{key['prefix']}…{key['last4']}"}
+    return key | shown | {"limits": limit_flags.in_words(key["limits"])}
+
+
+def _told(spend: dict[str, Any] | None) -> str | None:
+    if spend is None:
+        return None
+    spent, held, cap = (dollars(spend[f"{name}_micros"]) for name in ("spent", "held", "cap"))
+    return f"{spent} spent and {held} held of {cap}; begins anew at {spend['resets_at']}"

@@ -160,6 +160,9 @@ def _tiers(config: Config) -> Iterator[Problem]:
     for name, tier in config.tiers.items():
         yield from _name(("tiers", name), name)
         yield from problems_of_limits(("tiers", name, "limits"), tier.limits, config.models)
+        if tier.limits.monthly_usd is not None:
+            path = ("tiers", name, "limits", "monthly_usd")
+            yield path, "cannot be set: a subscription's requests cost quota and no money"
     if config.default_tier is not None:
         yield from _known(("default_tier",), config.default_tier, config.tiers, "a tier")
 

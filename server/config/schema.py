@@ -215,7 +215,7 @@ class UsageLimits(Section, frozen=True):
 
     `concurrent_requests` counts streams and whole answers alike; `models` are logical names or
     globs of them; `networks` are the addresses that clients may call from; `monthly_usd` is what
-    may be charged in a calendar month, UTC.
+    may be charged in a calendar month, UTC, to a key that pays per token; a tier has none.
     """
 
     requests_per_minute: Count | None = None

@@ -81,16 +81,25 @@ def _tenants() -> dict[str, Json]:
         "expires_at": _or_null(TIME),
         "last_used_at": _or_null(TIME),
         "revoked_at": _or_null(TIME),
+        "limits": {"anyOf": [ref("limits"), {"type": "null"}]},
+        "limits_key_id": _or_null(TEXT),
     }
     totals: Json = dict.fromkeys(COLUMNS, COUNT)
     day = _object({"date": DAY, **totals})
     usage = {"object": _always("usage"), "from": DAY, "to": DAY, "tz": TEXT}
     return {
         "key": _object(key),
+        "limits": _limits(),
         "new_key": _object({**key, "secret": TEXT}),
         "keys": _list_of("key", has_more=FLAG),
         "usage": _object({**usage, "data": _array(day), "total": _object(totals)}),
     }
+
+
+def _limits() -> Json:
+    counts = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
+    names = dict.fromkeys(("models", "networks"), _array(TEXT))
+    return _object({}, **dict.fromkeys(counts, FROM_1), **names, monthly_usd=TEXT)
 
 
 def _money() -> dict[str, Json]:

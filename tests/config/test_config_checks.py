@@ -52,6 +52,10 @@ PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@h
             "tiers: {a: {name: A, price_cents: 0, limits: {requests_per_minute: 0}}}",
             "tiers.a.limits.requests_per_minute: must be a whole number above 0",
         ),
+        (
+            'tiers: {a: {name: A, price_cents: 0, limits: {monthly_usd: "5"}}}',
+            "tiers.a.limits.monthly_usd: cannot be set: a subscription's requests cost quota",
+        ),
         ("limits: {mode: off}", "limits.mode: must be"),
         ("tiers: {a b: {name: A, price_cents: 0}}", 'tiers."a b": is not a name: it must be text'),
         ("traces: {endpoint: 'http://u:p@a'}", "traces.endpoint: must not contain a user name"),

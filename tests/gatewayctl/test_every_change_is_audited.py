@@ -22,6 +22,7 @@ COMMANDS = (
     ("keys create ci --member ada --scope inference --expires 90d", "key.created"),
     ("keys list", ""),
     ("keys show KEY", ""),
+    ("keys limit KEY --monthly 10 --models smart", "key.limited"),
     ("keys rotate KEY --grace 1h", "key.created key.rotated"),
     ("keys rotate KEY --grace 0s", "key.created key.rotated"),
     ("keys revoke KEY", "key.revoked"),

@@ -28,6 +28,8 @@ KEY_FIELDS = [
     "expires_at",
     "last_used_at",
     "revoked_at",
+    "limits",
+    "limits_key_id",
 ]
 
 

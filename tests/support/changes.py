@@ -5,13 +5,13 @@ from contextlib import closing
 
 # Each row: a table, its columns that count, and which of its rows do. The rest moves by itself:
 # what is used, held and charged, when a key was last seen, how far a payment is at Stripe.
+KEY_COLUMNS = (
+    "public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at, limits,"
+    " limits_key_id"
+)
 WATCHED = {
     "tenant": ("public_id, name, stripe_customer_id", ""),
-    "key": (
-        "public_id, name, member, billing, scope, secret_sha256, expires_at, revoked_at, limits, "
-        + "limits_key_id",
-        "",
-    ),
+    "key": (KEY_COLUMNS, ""),
     "price": ("*", ""),
     "entry": ("tenant_id, seq, kind, ref, amount_micros, reason", "WHERE kind != 'charge'"),
     "subscription": ("tenant_id, tier, status, source, stripe_id, cancel_at, grace_until", ""),
