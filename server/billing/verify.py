@@ -2,7 +2,8 @@
 
 Each tenant's chain is followed; then the rows that are kept beside the ledger have to agree with
 it: requests with their charges, the balance, what open requests hold, the quota's open window,
-what counts under monthly caps. All in one read transaction of the caller's, so it is right while the server works.
+what counts under monthly caps. All in one read transaction of the caller's, so it is right while
+the server works.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
