@@ -15,6 +15,7 @@ from support.wires import Wire, request
 NOBODYS = "gwk_nobody0000000000000000000000000000000000"
 BROKEN = (OSError, EOFError, ValueError)  # of a connection; ValueError: an empty chunk size
 SMALL_BYTES = 4096
+LONGEST_END = 40
 GOOD_ENDS = {
     "anthropic": (b"event: message_stop\n",),
     "openai": (b"data: [DONE]\n",),
@@ -39,19 +40,23 @@ class Got:
     is_event_stream: bool = False
     is_whole: bool = False
     has_left: bool = False  # it did not wait for the end
-    tail: bytes = b""
-    problem: str | None = field(default=None, compare=False)
+    has_good_end: bool = False
+    has_bad_end: bool = False
+    problem: str | None = None
+    tail: bytes = field(default=b"", repr=False)
 
     @property
     def is_good(self) -> bool:
         """Tell whether it is a whole answer without an error in it."""
-        ends = GOOD_ENDS[self.ask.protocol]
-        is_ended = not self.is_event_stream or any(end in self.tail for end in ends)
+        is_ended = self.has_good_end or not self.is_event_stream
         return self.is_whole and self.status == 200 and is_ended
 
-    @property
-    def is_told_of_failure(self) -> bool:
-        return any(end in self.tail for end in BAD_ENDS[self.ask.protocol])
+    def take(self, data: bytes) -> None:
+        """Look at a piece of the answer for what ends a stream."""
+        seen, protocol = self.tail + data, self.ask.protocol
+        self.has_good_end |= any(end in seen for end in GOOD_ENDS[protocol])
+        self.has_bad_end |= any(end in seen for end in BAD_ENDS[protocol])
+        self.tail = seen[-LONGEST_END:]
 
 
 async def play(ask: Ask, url: str, secret: str) -> list[Got]:
@@ -142,6 +147,6 @@ async def _read_some(reader: asyncio.StreamReader, size: int, got: Got) -> None:
         if not data:
             raise asyncio.IncompleteReadError(data, size)
         size -= len(data)
-        got.tail = (got.tail + data)[-4096:]
+        got.take(data)
         if got.ask.manner == "crawl" and time.monotonic() < got.begun + got.ask.patience_s:
             await asyncio.sleep(0.02)

@@ -22,6 +22,7 @@ QUIET_S = 20
 PACE = "250"  # words a second: an answer takes long enough to be cut
 QUICKER = {"big": "0.3", "endless": "3", "gzipbomb": "64", "tiny": "0"}
 DRAIN_S = 1
+UP_S = 0.2  # a gateway's shortest life: those who waited for it come in
 DOLLAR = 1_000_000
 POOR_MICROS, GRANT = 60_000, "0.02"
 EXITS = {"KILL": {-9}, "TERM": {0}, "TERM KILL": {0, -9}, "TERM TERM": {0, 1}}
@@ -104,6 +105,7 @@ class House:
         self.gateway = await self._run("serve", "--config", str(path), "--port", "0")
         check_books(self.folder)
         self._up.set()
+        await asyncio.sleep(UP_S)
 
     async def cli(self, *words: str) -> str:
         """Run a command that has to succeed; give what it said."""
