@@ -23,6 +23,7 @@ from server.store.problems import (
 from server.store.transaction import immediate
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+CHECKED_BYTES = 256 * 1024 * 1024  # a quarter of a second to read
 _HISTORY = "schema_migration"
 
 
@@ -74,6 +75,9 @@ def require_current(path: Path) -> None:
 def migrate(path: Path, *, actor: str = audit.SERVE, migrations: Path = MIGRATIONS) -> list[str]:
     """Create the database or bring its schema up to date; return the migrations applied.
 
+    Damage is looked for first, unless the file is over `CHECKED_BYTES`: a server that found a
+    broken page later would have served what it cannot charge.
+
     Nothing pending changes nothing. Otherwise a backup goes into `backups/` beside the file
     first, and all migrations are one transaction: a failure leaves the file as it was. The
     audit log says that `actor` did it.
@@ -88,11 +92,13 @@ def migrate(path: Path, *, actor: str = audit.SERVE, migrations: Path = MIGRATIO
         state = check(path, migrations=migrations)
         if state is SchemaState.NEWER:
             raise _too_new(path)
-        if state is SchemaState.CURRENT:
-            return []
         if state is SchemaState.MISSING:
             with _new_file(path):
                 return _apply(path, migrations, actor)
+        if path.stat().st_size <= CHECKED_BYTES:
+            _require_whole(path)
+        if state is SchemaState.CURRENT:
+            return []
         back_up(path)
         return _apply(path, migrations, actor)
 
@@ -154,22 +160,38 @@ def _new_file(path: Path) -> Iterator[None]:
 
 
 def _applied(path: Path) -> set[str]:
+    with _reading(path) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if tables and _HISTORY not in tables:
+            raise UnusableDatabase(f"{path} is a database of another program.")
+        rows = connection.execute(f"SELECT name FROM {_HISTORY}") if tables else ()  # noqa: S608 - our constant
+        return {name for (name,) in rows}
+
+
+def _require_whole(path: Path) -> None:
+    with _reading(path) as connection:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise _damaged(path, found.splitlines()[-1])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     # Not `mode=ro`: such a connection leaves its -wal and -shm files behind.
     uri = f"{path.absolute().as_uri()}?mode=rw"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            if tables and _HISTORY not in tables:
-                raise UnusableDatabase(f"{path} is a database of another program.")
-            rows = connection.execute(f"SELECT name FROM {_HISTORY}") if tables else ()  # noqa: S608 - our constant
-            return {name for (name,) in rows}
+            yield connection
     except sqlite3.Error as exc:
         if problems.code_of(exc) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
-            raise UnusableDatabase(
-                f"{path} is not a gatewayctl database, or is damaged ({exc}); "
-                "restore it from a backup."
-            ) from exc
+            raise _damaged(path, exc) from exc
         raise StoreError(f"{path} cannot be read: {exc}.") from exc
+
+
+def _damaged(path: Path, found: object) -> UnusableDatabase:
+    return UnusableDatabase(
+        f"{path} is not a gatewayctl database, or is damaged ({found}); restore it from a backup."
+    )
 
 
 def _too_new(path: Path) -> SchemaTooNew:

@@ -30,7 +30,6 @@ def _damage(path, name):
 def test_where_keys_cannot_be_read_every_route_that_needs_one_is_a_503(tmp_path):
     secret = prepare(tmp_path, DEMO_CONFIG)
     settings = load(tmp_path / "config.yaml")
-    _damage(settings.database_path, "key_secret_sha256")
     asked = {
         "/v1/messages": ("anthropic", "overloaded_error"),
         "/cline/chat/completions": ("openai", "unavailable"),
@@ -41,6 +40,7 @@ def test_where_keys_cannot_be_read_every_route_that_needs_one_is_a_503(tmp_path)
     async def scenario():
         Sanic.test_mode = True
         async with running(settings, port=0, environ={}) as gateway, wire(gateway.url) as client:
+            _damage(settings.database_path, "key_secret_sha256")  # at the start it would be found
             replies = [
                 await client.ask(request("POST", path, BODY, x_api_key=secret)) for path in asked
             ]
