@@ -162,9 +162,9 @@ MUTANTS = [
     ),
     Mutant(
         "a settled request is held for",
-        "billing.admission",
-        "if not record.is_open(request_id):",
-        "if False:",
+        "usage.record",
+        "SELECT key_id, spend_month FROM request WHERE request_id = ? AND state = 'open'",
+        "SELECT key_id, spend_month FROM request WHERE request_id = ?",
     ),
 ]
 MORE = [
