@@ -4,8 +4,10 @@ import time
 from collections.abc import Callable
 
 from server.calls import Call, Plan
+from server.config.schema import Config
 from server.errors import GatewayError
 from server.protocols import Protocol, envelopes
+from server.protocols.by_protocol import PING
 from server.protocols.translation import Context, ways
 from server.protocols.translation.answers.responses_errors import failed_event
 from server.upstream.client import forwarded_headers
@@ -21,10 +23,19 @@ def headers_for(call: Call, plan: Plan) -> dict[str, str]:
     return forwarded_headers(plan.protocol, call.headers if _is_same(call, plan) else {})
 
 
-def relay_of(
-    call: Call, plan: Plan, estimated_input: Callable[[], int], *, ping_after_s: float
-) -> Relay:
-    """Make the relay of a request; a stream becomes the client's event by event.
+def relay_of(call: Call, plan: Plan, config: Config, *, ping_after_s: float) -> Relay:
+    """Make the client's side of a request."""
+    return Relay(
+        streaming=plan.request.stream,
+        ping=PING[call.protocol],
+        ping_after_s=ping_after_s,
+        most_s=config.server.max_stream_s,
+        most_bytes=config.server.max_stream_mb * 1024 * 1024,
+    )
+
+
+def begin_attempt(relay: Relay, call: Call, plan: Plan, estimated_input: Callable[[], int]) -> None:
+    """Begin an attempt whose answer becomes the client's, event by event where it is a stream.
 
     `estimated_input` is asked only where a translated stream has to begin with a count of tokens.
     """
@@ -40,13 +51,8 @@ def relay_of(
             context=_context(call, plan, estimated_input()),
             asked=request.asked,
         )
-    return Relay(
-        plan.protocol,
-        streaming=request.stream,
-        answers=answers,
-        hide_usage=answers is ways.AS_THEY_ARE and _hides_usage(plan),
-        ping_after_s=ping_after_s,
-    )
+    hide_usage = answers is ways.AS_THEY_ARE and _hides_usage(plan)
+    relay.begin(plan.protocol, answers, hide_usage=hide_usage)
 
 
 def error_event(err: GatewayError, call: Call, plan: Plan) -> bytes:

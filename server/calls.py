@@ -91,6 +91,14 @@ class Call(Struct, frozen=True):
     would_block: str | None = None
 
 
+class Asked(Struct, frozen=True):
+    """A request as it was understood: its logical model, its members with the preset in them."""
+
+    request: Body
+    model: str
+    fields: dict[str, Raw]
+
+
 class Plan(Struct, frozen=True):
     """What will be sent where, and what it costs; `protocol` and `fields` are the payload's.
 

@@ -19,6 +19,7 @@
     ├── NotSupported                   501 not_supported
     │   └── BillingNotConfigured       501 billing_not_configured
     ├── UpstreamError                  502 upstream_error
+    │   ├── AnswerTooLong              502 upstream_error
     │   └── UpstreamRefused            the provider's own 400, 413 or 429, passed on
     ├── Unavailable                    503 unavailable
     │   ├── StoreUnavailable           503 unavailable
@@ -197,9 +198,17 @@ class BillingNotConfigured(NotSupported):
 
 
 class UpstreamError(GatewayError):
-    """The provider failed, or answered what cannot be passed on."""
+    """The provider failed, or answered what cannot be passed on.
+
+    `upstream_status` is the status that its words amount to; None where it said nothing of it.
+    """
 
     status, code, retriable = 502, "upstream_error", True
+    upstream_status: int | None = None
+
+
+class AnswerTooLong(UpstreamError):
+    """The answer goes on for longer than the gateway relays one: nobody is to blame."""
 
 
 class UpstreamRefused(UpstreamError):
@@ -211,6 +220,8 @@ class UpstreamRefused(UpstreamError):
     message is the provider's, word for word. `details` is its `error.details`, if it sent one.
     `spoken` is the protocol of which `kind` is a word.
     """
+
+    upstream_status: int
 
     def __init__(
         self,

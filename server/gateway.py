@@ -7,16 +7,17 @@ from types import TracebackType
 from typing import Self
 
 from server import rows
-from server.answering import error_event, headers_for, relay_of
+from server.answering import begin_attempt, error_event, relay_of
 from server.billing import admission
-from server.calls import Call, Rules
+from server.calls import Call, Plan, Rules
 from server.errors import GatewayError, Internal, restarting
 from server.holding import Hold, Holds
+from server.journey import Journey
 from server.limits.limiter import Limiter
 from server.observing.record import Feed
-from server.planning import plan
+from server.routing.router import Router
 from server.store.db import Store
-from server.upstream.client import Dispatch, UpstreamClient
+from server.upstream.client import UpstreamClient
 from server.upstream.relay import PING_AFTER_S
 from server.usage.record import Closing, Outcome
 
@@ -35,6 +36,7 @@ class Gateway:
         self.upstream = upstream
         self.feed = feed
         self.rules = rules
+        self.router = Router(rules.config, upstream.keys)
         self.holds = Holds(store, instance_id)
         self.limiter = Limiter(time.monotonic_ns)
         self.ping_after_s = PING_AFTER_S
@@ -43,6 +45,7 @@ class Gateway:
     def adopt(self, rules: Rules, upstream: UpstreamClient) -> None:
         """Serve what comes from now on by these; a request keeps those that it began with."""
         self.rules, self.upstream = rules, upstream
+        self.router.adopt(rules.config, upstream.keys)
 
     def serve(self, call: Call) -> "Flight":
         """Serve one request: `async with gateway.serve(call) as flight`.
@@ -84,14 +87,13 @@ class Flight:
     async def __aenter__(self) -> Self:
         call, gateway, rules = self._call, self._gateway, self._rules
         admission.check_route(call.caller, call.tool, rules.config)
-        self.plan = plan(call.raw, call.protocol, call.tool, rules)
-        self._headers = headers_for(call, self.plan)
+        self._journey = Journey(call, rules, gateway.router, self._upstream)
         self._hold = Hold(gateway.holds, call, self.plan, rules)
-        estimated_input, ping_after_s = self._hold.estimated_input, gateway.ping_after_s
-        self.relay = relay_of(call, self.plan, estimated_input, ping_after_s=ping_after_s)
-        self._pass = gateway.limiter.admit(
-            call.bounds, self.plan.model, estimated_input, rules.config
-        )  # the last that can refuse before there is a pump, whose end ends it
+        estimate, model = self._hold.estimated_input, self.plan.model
+        # The last that can refuse before there is a pump, whose end ends it.
+        self._pass = gateway.limiter.admit(call.bounds, model, estimate, rules.config)
+        self.relay = relay_of(call, self.plan, rules.config, ping_after_s=gateway.ping_after_s)
+        begin_attempt(self.relay, call, self.plan, estimate)
         self._pump = asyncio.get_running_loop().create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)
@@ -111,6 +113,11 @@ class Flight:
     ) -> None:
         self._leave()
 
+    @property
+    def plan(self) -> Plan:
+        """Give what left for the latest provider that was asked."""
+        return self._journey.plan
+
     def error_event(self, err: GatewayError) -> bytes:
         """Give `err` as the event that ends a stream which has begun."""
         return error_event(err, self._call, self.plan)
@@ -121,15 +128,14 @@ class Flight:
             # Said before the job is queued: the writer runs jobs in order, so the settlement
             # finds the row even if this task is cancelled while the row is still queued.
             self.is_held = True
-            dispatch = self._dispatch(await self._hold.place())
+            payload = await self._hold.place()
             self._hold.follow(self.relay)
-            error = await self._upstream.forward(dispatch, self.relay)
+            error = await self._journey.run(payload, self._hold, self.relay)
             self._outcome = Outcome.CANCELLED if self._is_left else Outcome.COMPLETED
             if self.relay.was_cut:
                 self._outcome = Outcome.CUT
             elif error is not None:
                 self._outcome = Outcome.UPSTREAM_ERROR
-                error.headers = rows.upstream_headers(self.relay)
         except GatewayError as refusal:
             self.is_held = False
             error = refusal
@@ -147,7 +153,7 @@ class Flight:
         elif self._outcome is Outcome.CANCELLED and not self._is_left:
             error = restarting()  # only `drain` cuts a request whose client waits still
         settled, closing = self._hold.settle(
-            relay, outcome=self._outcome, error=error, begun=self._begun
+            relay, self._journey.tried, outcome=self._outcome, error=error, begun=self._begun
         )
         self._pass.end(closing.total_tokens)
         patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
@@ -170,32 +176,21 @@ class Flight:
             self._tell(closing)
 
     def _tell(self, closing: Closing) -> None:
-        hold = self._hold
-        record = rows.served(
-            self._call,
-            self.plan,
-            self.relay,
-            hold.opening,
-            closing,
-            begun=self._begun,
-            placed_at=hold.placed_at,
-            would_block=self._pass.would_block or self._call.would_block,
-        )
-        self._gateway.feed.tell(record)
+        hold, journey, call = self._hold, self._journey, self._call
+        would_block = self._pass.would_block or call.would_block
+        known = rows.Told(self._begun, hold.placed_at, len(journey.tried), would_block)
+        parts = (call, journey.plan, self.relay, hold.opening, closing)
+        self._gateway.feed.tell(rows.served(*parts, told=known))
 
     def _leave(self) -> None:
         """Do once what the policy says for a client that has gone; a finished pump is over."""
         if self._is_left or self._pump.done():
             return
         self._is_left = True
-        if self._rules.config.billing.on_disconnect == "drain" and self.relay.was_sent:
+        if self._rules.config.billing.on_disconnect == "drain" and self.relay.attempt.was_sent:
             self.relay.discard()
         else:
             self._pump.cancel()
-
-    def _dispatch(self, payload: bytes) -> Dispatch:
-        call, plan = self._call, self.plan
-        return Dispatch(plan.target, plan.protocol, self._headers, payload, call.request_id)
 
     def _pump_ended(self, pump: asyncio.Task[None]) -> None:
         self._gateway.pumps.discard(pump)

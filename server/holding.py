@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 
 from server import clock, rows
 from server.billing import admission
@@ -11,6 +12,7 @@ from server.billing.pricing import Tokens
 from server.billing.scales import Units
 from server.calls import Call, Plan, Rules
 from server.errors import (
+    AnswerTooLong,
     GatewayError,
     InsufficientBalance,
     Internal,
@@ -23,7 +25,7 @@ from server.protocols.usage import Usage
 from server.store.db import Store
 from server.terms import estimate, terms_of
 from server.upstream.relay import Relay
-from server.usage.record import Closing, Outcome, Progress
+from server.usage.record import Closing, Outcome, Progress, Tried
 
 HOLD_WAIT_S = 2.0  # how long a request waits for others to give back
 LOOK_EVERY_S = 0.5
@@ -89,7 +91,7 @@ class Hold:
     def __init__(self, holds: Holds, call: Call, plan: Plan, rules: Rules) -> None:
         self._holds = holds
         self._call = call
-        self._plan = plan
+        self._plan, self._rules = plan, rules
         self._terms = terms_of(call, plan, rules, clock.now())
         self._grant = admission.FREE
         self.opening = rows.opening(call, plan, holds.instance_id, self._terms.input_tokens)
@@ -134,6 +136,29 @@ class Hold:
                     continue
             await self._holds.wait_freed(self._call.caller.tenant_id, left_s)
 
+    async def move(self, plan: Plan) -> bytes:
+        """Hold what the request needs at another target, and give the body to send there.
+
+        Nothing has changed where it raises: InsufficientBalance, QuotaExceeded,
+        SubscriptionInactive.
+        """
+        await self._pause()
+        terms = terms_of(self._call, plan, self._rules, clock.now())
+        units = _no_units if terms.scale is None else terms.scale.upfront(terms.input_tokens)
+        opening = rows.moved(self.opening, plan, terms.input_tokens)
+        most = terms.first_output if terms.grows else terms.most_output
+        demand = Demand(units, most, min(terms.least_output, most))
+        self._grant = await self._holds.store.write(
+            admission.move, opening, terms.pool, demand, self._grant
+        )
+        self._plan, self._terms, self._units, self.opening = plan, terms, units, opening
+        return self._payload()
+
+    async def follow_again(self, relay: Relay) -> None:
+        """Follow another attempt; what the last one came to is nothing."""
+        await self._pause()
+        self.follow(relay)
+
     def follow(self, relay: Relay) -> None:
         """Keep ahead of what `relay` delivers, where the hold is one that grows."""
         if self._terms.pool is None or not self._plan.streamed:
@@ -144,7 +169,13 @@ class Hold:
         self._holds.watch(self)
 
     def settle(
-        self, relay: Relay, *, outcome: Outcome, error: GatewayError | None, begun: float
+        self,
+        relay: Relay,
+        tried: Sequence[Tried],
+        *,
+        outcome: Outcome,
+        error: GatewayError | None,
+        begun: float,
     ) -> tuple["asyncio.Future[bool]", Closing]:
         """Queue the settlement, and give it; it ends the hold and takes what the request cost."""
         self._holds.forget(self)
@@ -158,6 +189,7 @@ class Hold:
             outcome=outcome,
             error=error,
             begun=begun,
+            tried=tried,
         )
         settled = self._holds.store.enqueue(
             admission.settle, self._call.request_id, closing, clock.now()
@@ -170,22 +202,31 @@ class Hold:
         relay, terms = self._relay, self._terms
         if relay is None or self._job is not None:
             return
-        now = asyncio.get_running_loop().time()
-        seen = relay.delivered_tokens
+        now, seen = asyncio.get_running_loop().time(), relay.delivered_tokens
         if seen == self._seen:  # the model may think unseen, and that is billed too
             self._unseen += round((now - self._looked_at) * terms.assumed_tokens_per_s)
         is_news = self._learn_input()
+        if seen > terms.runaway_output:
+            self._cut(AnswerTooLong("The provider's answer is far longer than was asked for."))
         is_due = now - self._kept_at >= CHECKPOINT_EVERY_S and seen != self._seen
         self._seen, self._looked_at = seen, now
         if is_news or is_due or self._is_short:
             self._kept_at = now
-            self._job = asyncio.get_running_loop().create_task(self._adjust())
+            self._job = asyncio.create_task(self._adjust())
             self._job.add_done_callback(self._job_ended)
             if self._is_used_up:
                 relay.hold_back(is_on=True)
         self._alert()
 
     # inside
+
+    async def _pause(self) -> None:
+        """Look no more until the next `follow`, which begins anew."""
+        self._holds.forget(self)
+        if self._job is not None:
+            await asyncio.wait([self._job])
+            self._job = None
+        self._known, self._seen, self._unseen = None, 0, 0
 
     @property
     def _following(self) -> Relay:
@@ -334,11 +375,11 @@ class Hold:
     def _alert(self) -> None:
         """Be called when what is delivered may have used up what may be used before a look."""
         terms, covered = self._terms, self._grant.output_tokens
-        if not terms.grows or covered >= terms.most_output:
-            return
-        left = covered - self._seen
-        until_short = left - terms.slice_tokens // 2
-        tokens = until_short if until_short > 0 else max(1, left)
+        tokens = terms.runaway_output - self._seen
+        if terms.grows and covered < terms.most_output:
+            left = covered - self._seen
+            until_short = left - terms.slice_tokens // 2
+            tokens = until_short if until_short > 0 else max(1, left)
         self._following.alert_after(tokens * BYTES_PER_TOKEN, self._alerted)
 
     def _job_ended(self, job: asyncio.Task[None]) -> None:

@@ -30,6 +30,7 @@ from server.draining import drain
 from server.errors import ConfigError
 from server.gateway import Gateway
 from server.listening import PortTaken, bind, exposure, tls_context, url_of
+from server.noting import Notes
 from server.observing.collector import Collector
 from server.observing.watch import Watch, watching
 from server.presets.load import Presets, load_presets
@@ -302,6 +303,7 @@ async def _open_gateway(
     instance_id = await _begin_instance(store, rules)
     stack.push_async_callback(_end_instance, store, instance_id)
     gateway = Gateway(store, client, rules, instance_id, watch.feed)
+    gateway.router.watch_breakers(Notes(gateway.router, store, instance_id).note)
     stack.push_async_callback(_close_upstream, gateway)
     return gateway
 

@@ -1,11 +1,11 @@
-"""What leaves for a request: which model, with which preset, in which protocol."""
+"""What leaves for a request: which model, with which preset, in which protocol. Pure."""
 
 from collections.abc import Mapping
 
 from msgspec import Raw
 
 from server.billing.pricing import check_extras
-from server.calls import Plan, Rules
+from server.calls import Asked, Plan, Rules
 from server.config.schema import Target
 from server.presets import apply
 from server.presets.load import Preset
@@ -17,30 +17,36 @@ from server.protocols.reading import read
 from server.protocols.translation import Translated, ways
 from server.protocols.translation.requests import mended_chat, mended_messages
 from server.protocols.translation.requests.fitted_chat import fitted
-from server.routing.resolve import Route
 
 _APPLY = {Protocol.ANTHROPIC: apply.apply_messages, Protocol.OPENAI: apply.apply_chat}
 _AUDIO = b'"audio"'
 
 
-def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan:
-    """Resolve the model, splice the preset, translate; nothing leaves, nothing is stored.
+def ask(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Asked:
+    """Read the request, resolve the model, splice the preset: what no provider changes.
 
     Raises:
         InvalidRequest, ModelNotFound: the request cannot be served.
     """
     request = read(raw, protocol, tool)
     preset = rules.presets.get(tool) if tool is not None else None
-    route = _route(request, tool, preset, rules)
-    target, price = route.targets[0], rules.prices.get(route.model)
+    return Asked(request, _model(request, tool, preset, rules), _tuned(request, preset, rules))
+
+
+def plan(asked: Asked, model: str, target: Target, rules: Rules) -> Plan:
+    """Make of a request what leaves for a target of `model`: translate, and address it.
+
+    Raises:
+        InvalidRequest: that target cannot serve it.
+    """
+    request, price = asked.request, rules.prices.get(model)
     compat = rules.compat[target.upstream]
-    most_output = rules.config.models[route.model].max_output_tokens
+    most_output = rules.config.models[model].max_output_tokens
     spoken = rules.spoken_by(target, request.protocol)
-    tuned = _tuned(request, preset, rules)
     if spoken is request.protocol:
-        leaving = Translated(_mended(tuned, request, compat), {})
+        leaving = Translated(_mended(asked.fields, request, compat), {})
     else:
-        leaving = ways.request(tuned, spoken, compat=compat, max_tokens=most_output)
+        leaving = ways.request(asked.fields, spoken, compat=compat, max_tokens=most_output)
     streamed = request.stream or (
         _may_be_long(request, most_output, rules) and _can_stream(leaving.fields, spoken, compat)
     )
@@ -49,7 +55,7 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     check_extras(price, extras)
     return Plan(
         request=request,
-        model=route.model,
+        model=model,
         target=target,
         protocol=spoken,
         streamed=streamed,
@@ -61,11 +67,10 @@ def plan(raw: bytes, protocol: Protocol, tool: str | None, rules: Rules) -> Plan
     )
 
 
-def _route(request: Body, tool: str | None, preset: Preset | None, rules: Rules) -> Route:
+def _model(request: Body, tool: str | None, preset: Preset | None, rules: Rules) -> str:
     return rules.routing.resolve(
         request.model,
         tool=tool,
-        protocol=request.protocol,
         preset_model=None if preset is None else preset.model,
         input_tokens_estimate=lambda: ESTIMATE[request.protocol](request.fields),
     )

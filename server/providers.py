@@ -35,8 +35,9 @@ def endpoints_of(
         ready = replace(
             upstream,
             api_key=resolve(upstream.api_key),
+            api_keys=tuple(found for key in upstream.api_keys if (found := resolve(key))),
             proxy=resolve(upstream.proxy),
             headers={key: resolve(value) or Secret("") for key, value in upstream.headers.items()},
         )
-        endpoints[name] = endpoint_of(ready, demo_url)
+        endpoints[name] = endpoint_of(name, ready, demo_url)
     return endpoints

@@ -2,6 +2,11 @@
 
 import re
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from server import clock
 from server.billing.pricing import Tokens, extras_json
@@ -13,9 +18,10 @@ from server.observing.record import Served
 from server.protocols import Protocol, envelopes
 from server.protocols.by_protocol import ESTIMATE
 from server.tenants import spend
+from server.upstream.attempt import Attempt
 from server.upstream.client import shown_headers
 from server.upstream.relay import Relay
-from server.usage.record import Closing, Opening, Outcome
+from server.usage.record import Closing, Opening, Outcome, Tried
 
 SESSION_HEADERS = ("x-claude-code-session-id", "x-session-id", "session-id")
 AGENT_HEADERS = ("x-claude-code-agent-id",)
@@ -37,7 +43,7 @@ def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Open
         key_id=caller.key_id,
         member=caller.member,
         tool=call.tool,
-        session=_label(call, SESSION_HEADERS),
+        session=session_of(call),
         agent=_label(call, AGENT_HEADERS),
         protocol=call.protocol.value,
         stream=plan.request.stream,
@@ -56,6 +62,19 @@ def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Open
     )
 
 
+def moved(opening: Opening, plan: Plan, input_tokens: int) -> Opening:
+    """Describe an open request that another target is to serve."""
+    return replace(
+        opening,
+        model=plan.model,
+        upstream=plan.target.upstream,
+        upstream_model=plan.target.model,
+        input_estimate=input_tokens,
+        price_id=None if plan.price is None else plan.price.number,
+        extras=extras_json(dict(plan.extras.settings)),
+    )
+
+
 def closing(
     call: Call,
     plan: Plan,
@@ -65,6 +84,7 @@ def closing(
     outcome: Outcome,
     error: GatewayError | None,
     begun: float,
+    tried: Sequence[Tried],
 ) -> Closing:
     """Describe a request that has ended; `begun` is on `time.monotonic`'s clock.
 
@@ -73,37 +93,40 @@ def closing(
     says so. A request that a provider refused, or that never reached one, cost nothing. `scale`
     says what the tokens come to.
     """
-    meter, first = relay.meter, relay.first_byte_at
+    meter, first = relay.meter, relay.attempt.first_byte_at
     tokens, is_estimated = _counted(plan, relay, outcome)
     bill = Bill()
     if scale is not None and tokens != NO_TOKENS:
         bill = scale.bill(tokens, meter.server_tool_uses, meter.settings)
     return Closing(
         outcome=outcome,
+        attempts=_attempts(tried),
         duration_ms=_ms(time.monotonic() - begun),
         status=_status(call, relay, outcome, error),
         first_byte_ms=None if first is None else _ms(first - begun),
         error=_error_code(relay, error),
         stop_reason=meter.stop_reason,
-        upstream_request_id=upstream_request_id(relay),
+        upstream_request_id=upstream_request_id(relay.attempt),
         estimated=is_estimated,
         anomaly=meter.anomaly or bill.anomaly,
         **columns_of(tokens, bill),
     )
 
 
+class Told(NamedTuple):
+    """What a row does not keep of a request; times on `time.monotonic`'s clock."""
+
+    begun: float
+    placed_at: float | None
+    attempts: int
+    would_block: str | None
+
+
 def served(
-    call: Call,
-    plan: Plan,
-    relay: Relay,
-    opening: Opening,
-    closing: Closing,
-    *,
-    begun: float,
-    placed_at: float | None,
-    would_block: str | None,
+    call: Call, plan: Plan, relay: Relay, opening: Opening, closing: Closing, *, told: Told
 ) -> Served:
-    """Describe a request that has ended to those who watch; times as in `closing`."""
+    """Describe a request that has ended to those who watch."""
+    placed_at = told.placed_at
     is_anthropic = plan.protocol is Protocol.ANTHROPIC
     return Served(
         opening=opening,
@@ -112,10 +135,10 @@ def served(
         tenant=call.caller.tenant_public_id,
         client=call.client,
         provider="anthropic" if is_anthropic else "openai",
-        hold_ms=None if placed_at is None else _ms(placed_at - begun),
+        hold_ms=None if placed_at is None else _ms(placed_at - told.begun),
         sent_bytes=relay.given_bytes,
-        attempts=1,
-        would_block=would_block,
+        attempts=told.attempts,
+        would_block=told.would_block,
         ended_at=time.time(),
         caller_trace=caller_trace(call.headers),
     )
@@ -143,21 +166,21 @@ def _counted(plan: Plan, relay: Relay, outcome: Outcome) -> tuple[Tokens, bool]:
     return tokens, missing
 
 
-def upstream_request_id(relay: Relay) -> str | None:
+def upstream_request_id(attempt: Attempt) -> str | None:
     """Give the id under which the provider knows the request, if it is fit to be shown."""
-    if relay.head is None:
+    if attempt.head is None:
         return None
     for name in UPSTREAM_ID_HEADERS:
-        value = relay.head.get(name)
+        value = attempt.head.get(name)
         if value is not None and _LABEL(text := value.decode("latin-1")):
             return text
     return None
 
 
-def upstream_headers(relay: Relay) -> dict[str, str]:
+def upstream_headers(attempt: Attempt) -> dict[str, str]:
     """Give what a client may see of the provider's headers: its limits, and its request's id."""
-    shown = shown_headers(relay.head)
-    if (theirs := upstream_request_id(relay)) is not None:
+    shown = shown_headers(attempt.head)
+    if (theirs := upstream_request_id(attempt)) is not None:
         shown["x-upstream-request-id"] = theirs
     return shown
 
@@ -166,8 +189,21 @@ def _was_taken(relay: Relay, outcome: Outcome) -> bool:
     """Tell whether the provider took the request, and will want to be paid for its input."""
     if relay.meter.error is not None and relay.meter.message_id is None:
         return False  # a refusal that came as the first event of a stream
-    is_left_alone = relay.was_sent and relay.head is None and outcome in _LEFT_ALONE
-    return relay.answered_ok or is_left_alone
+    attempt = relay.attempt
+    is_left_alone = attempt.was_sent and attempt.head is None and outcome in _LEFT_ALONE
+    return attempt.answered_ok or is_left_alone
+
+
+def session_of(call: Call) -> str | None:
+    """Give the id that the tool has for its session, where it sends one that is fit to be kept."""
+    return _label(call, SESSION_HEADERS)
+
+
+def _attempts(tried: Sequence[Tried]) -> str | None:
+    """Tell the attempts of a request that was not served at the first, as JSON."""
+    if len(tried) < 2:
+        return None
+    return msgspec.json.encode(tried).decode()
 
 
 def _label(call: Call, names: tuple[str, ...]) -> str | None:

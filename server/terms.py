@@ -13,6 +13,7 @@ from server.protocols import Protocol
 from server.protocols.by_protocol import ESTIMATE
 from server.tenants.keys import Billing
 
+RUNAWAY_FACTOR = 4
 ROUGH_LIMIT_BYTES = 128 * 1024
 PREAMBLE_TOKENS = 1024  # what a provider adds of its own: how to use tools, and the like
 
@@ -28,6 +29,7 @@ class Terms(Struct, frozen=True):
     most_output: int
     first_output: int  # what it is held for at first, where the hold grows
     slice_tokens: int
+    runaway_output: int  # a stream that comes to more has forgotten its limit, and is cut
     least_output: int
     assumed_tokens_per_s: int
     limit_field: str  # what the upstream calls a limit of output
@@ -43,15 +45,18 @@ def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
     is_strict = billing.hold == "strict"
     grows = plan.streamed and not is_strict
     usual = _usual_output(plan, rules)
+    most = UNLIMITED_OUTPUT if grows and request.max_tokens is None else usual
     return Terms(
         pool=_pool(call, plan, rules, now),
         scale=scale_of(call, plan, rules, is_sure=is_strict),
         grows=grows,
         is_strict=is_strict,
         input_tokens=len(plan.payload) + PREAMBLE_TOKENS if is_strict else estimate(plan),
-        most_output=UNLIMITED_OUTPUT if grows and request.max_tokens is None else usual,
+        most_output=most,
         first_output=min(usual, billing.hold_slice_tokens),
         slice_tokens=billing.hold_slice_tokens,
+        # What is counted here is a guess, and may be twice the truth; nobody is cut for that.
+        runaway_output=RUNAWAY_FACTOR * most + billing.hold_slice_tokens,
         least_output=(billing.min_output_tokens + _thinking_budget(plan)) * request.choices,
         assumed_tokens_per_s=billing.assumed_tokens_per_s,
         limit_field=_limit_field(plan, rules),

@@ -25,6 +25,7 @@ ROWS = {
     "server.config": "errors secret",
     "server.store": "errors clock",
     "server.routing": "errors clock config protocols",
+    "server.noting": "clock routing store",
     "server.presets": "errors config protocols",
     "server.tenants": "errors clock config store",
     "server.limits": "errors config tenants",
@@ -39,12 +40,17 @@ ROWS = {
     "server.planning": "billing calls config presets protocols routing",
     "server.rows": "errors clock protocols tenants usage billing upstream calls observing",
     "server.holding": "errors clock protocols store usage billing upstream calls terms rows",
-    "server.answering": "errors protocols upstream calls",
+    "server.answering": "errors config protocols upstream calls",
+    "server.conversations": "protocols calls rows",
+    "server.journey": (
+        "errors limits usage routing upstream calls planning rows holding answering conversations"
+    ),
     "server.gateway": (
-        "errors limits store usage billing upstream observing calls rows holding planning answering"
+        "errors limits store usage billing routing upstream observing calls rows holding answering "
+        "journey"
     ),
     "server.routes": (
-        "errors clock config protocols store tenants limits usage billing billing.stripe "
+        "errors clock config protocols store routing tenants limits usage billing billing.stripe "
         "observing calls rows gateway"
     ),
     "server.app": "errors config routes",
@@ -57,7 +63,8 @@ ROWS = {
     "server.draining": "routes",
     "server.lifecycle": (
         "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
-        "observing calls gateway routes app draining listening providers tracing reloading"
+        "observing calls gateway noting routes app draining listening providers tracing "
+        "reloading"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
@@ -66,6 +73,7 @@ ROWS = {
     "gatewayctl.units": "config",
     "gatewayctl.limit_flags": "config exits",
     "gatewayctl.reach": "secret config",
+    "gatewayctl.health": "errors clock config store",
     "gatewayctl.session": "config store output exits",
     "gatewayctl.options": "errors store exits session",
     "gatewayctl.welcome": "billing",
@@ -75,8 +83,8 @@ ROWS = {
     "gatewayctl.syncing": "clock config store billing.stripe exits session",
     "gatewayctl.commands": (
         "errors secret clock config protocols store routing presets tenants usage billing "
-        "upstream.demo lifecycle output exits spans reach session options welcome bootstrap "
-        "serving syncing systemd units limit_flags"
+        "upstream.demo lifecycle output exits spans reach health session options welcome "
+        "bootstrap serving syncing systemd units limit_flags"
     ),
     "gatewayctl.main": "output exits session options ending",
 }
@@ -100,8 +108,9 @@ FENCES = {
 
 # These work on their arguments alone: no file, no network, no clock, no chance.
 PURE = (
-    "server.protocols server.routing.breaker server.routing.catalog server.routing.resolve "
-    "server.routing.spread server.presets.apply server.presets.splice "
+    "server.protocols server.routing.breaker server.routing.catalog server.routing.itinerary "
+    "server.routing.places server.routing.resolve server.routing.spread server.routing.verdict "
+    "server.planning server.conversations server.presets.apply server.presets.splice "
     "server.billing.money server.billing.pricing server.limits server.calls"
 )
 

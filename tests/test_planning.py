@@ -7,7 +7,7 @@ import pytest
 
 from server.calls import Rules
 from server.config.schema import Config
-from server.planning import plan
+from server.planning import ask, plan
 from server.protocols import Protocol
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -22,7 +22,8 @@ def rules(protocol="openai", **compat):
 
 def sent(told, protocol=Protocol.OPENAI, **fields):
     asked = {"model": "m", "messages": HELLO, **fields}
-    made = plan(json.dumps(asked).encode(), protocol, None, told)
+    understood = ask(json.dumps(asked).encode(), protocol, None, told)
+    made = plan(understood, "m", told.config.models["m"].targets[0], told)
     return made, json.loads(made.payload)
 
 

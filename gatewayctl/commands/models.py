@@ -10,6 +10,7 @@ import typer
 from msgspec import structs
 
 from gatewayctl.exits import CommandError, ExitStatus
+from gatewayctl.health import Health, in_words, keys_json, read_health, targets_json
 from gatewayctl.options import completed_by, noun
 from gatewayctl.output import Table
 from gatewayctl.reach import Reach, reach
@@ -25,7 +26,7 @@ from server.store.problems import StoreError, translated
 
 app = noun("Look at the models, and check their upstreams.")
 
-_COLUMNS = ("id", "targets", *rates.CLASSES, "aliases")
+_COLUMNS = ("id", "targets", *rates.CLASSES, "aliases", "health")
 _CHECKED = ("upstream", "protocol", "key", "connects", "answers", "detail")
 
 
@@ -40,11 +41,11 @@ ModelName = Annotated[
 
 @app.command("list")
 def list_models(ctx: typer.Context) -> None:
-    """List the models, who serves them, their prices and their other names."""
+    """List the models, who serves them, their prices and other names, and how they do."""
     session = Session.of(ctx)
     settings = session.settings()
-    numbers = _price_numbers(settings)
-    found = [_as_json(settings.config, name, numbers) for name in settings.config.models]
+    known = _price_numbers(settings), read_health(settings)
+    found = [_as_json(settings.config, name, *known) for name in settings.config.models]
     rows = [_row(model) for model in found]
     document = {"object": "list", "data": found, "has_more": False}
     session.out.table(document, Table(_COLUMNS, rows, numbers=frozenset(rates.CLASSES)))
@@ -57,7 +58,7 @@ def show(ctx: typer.Context, name: ModelName) -> None:
     settings = session.settings()
     if name not in settings.config.models:
         raise unknown_model(name, settings.config.models)
-    model = _as_json(settings.config, name, _price_numbers(settings))
+    model = _as_json(settings.config, name, _price_numbers(settings), read_health(settings))
     rows = zip(_COLUMNS, _row(model), strict=True)
     session.out.table(model, Table(("field", "value"), list(rows)))
 
@@ -117,13 +118,16 @@ def _price_numbers(settings: Settings) -> dict[str, int]:
     }
 
 
-def _as_json(config: Config, name: str, numbers: Mapping[str, int]) -> dict[str, Any]:
+def _as_json(
+    config: Config, name: str, numbers: Mapping[str, int], health: Health
+) -> dict[str, Any]:
     model = config.models[name]
     aliases = [alias for alias, use in config.aliases.items() if use == name]
     return {
         "id": name,
         "object": "model",
-        "targets": [{"upstream": each.upstream, "model": each.model} for each in model.targets],
+        "targets": targets_json(config, name, health),
+        "keys": keys_json(config, name, health),
         "price": None if model.price is None else _price_json(model.price),
         "price_number": numbers.get(name),
         "free": model.free,
@@ -145,7 +149,8 @@ def _row(model: dict[str, Any]) -> list[str | None]:
     targets = ", ".join(f"{each['upstream']}/{each['model']}" for each in model["targets"])
     price = model["price"] or {}
     by_class = [price.get(each) for each in rates.CLASSES]
-    return [model["id"], targets, *by_class, ", ".join(model["aliases"])]
+    health = in_words(model["targets"], model["keys"])
+    return [model["id"], targets, *by_class, ", ".join(model["aliases"]), health]
 
 
 def _word(value: object) -> object:

@@ -12,7 +12,7 @@ from server.config.load import Settings
 from server.config.schema import Tool
 from server.errors import ModelNotFound, NotFound
 from server.presets.load import Preset, load_presets
-from server.protocols import Protocol, tokens
+from server.protocols import tokens
 from server.routing.resolve import Routing
 
 app = noun("Look at each tool's prompt and skills.")
@@ -96,7 +96,6 @@ def _names_a_model(preset: Preset, routing: Routing) -> bool:
         routing.resolve(
             "auto",
             tool=preset.tool,
-            protocol=Protocol.ANTHROPIC,
             preset_model=preset.model,
             input_tokens_estimate=int,
         )

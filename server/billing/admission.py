@@ -7,7 +7,13 @@ from server.billing.caps import Capped
 from server.billing.holds import Demand, Grant, Money, Pool, Quota, Refusal
 from server.billing.pricing import TOOL_ROUTES, Tokens
 from server.config.schema import Config
-from server.errors import GatewayError, InvalidApiKey, KeyChanged, KeyNotAllowed
+from server.errors import (
+    GatewayError,
+    InsufficientBalance,
+    InvalidApiKey,
+    KeyChanged,
+    KeyNotAllowed,
+)
 from server.tenants.keys import Billing, Caller
 from server.usage import record
 
@@ -58,6 +64,26 @@ def admit(opening: record.Opening, pool: Pool | None, demand: Demand) -> Grant:
     if opened is None:
         raise _objection(opening)
     return grant
+
+
+def move(opening: record.Opening, pool: Pool | None, demand: Demand, grant: Grant) -> Grant:
+    """Let another target serve a running request, at that one's price, or refuse it.
+
+    Raises:
+        InsufficientBalance, QuotaExceeded, SubscriptionInactive: there is not enough to hold.
+    """
+    made = grant
+    counted = record.counted(opening.request_id)
+    if pool is not None and counted is not None:
+        pool = _under_cap(pool, counted.key_id, counted.spend_month)
+        made = holds.adjust(pool, demand, grant.held, grant.window)
+        if made.output_tokens < demand.least_output:
+            refusal = holds.why_not(pool, grant, demand.units(demand.least_output))
+            raise refusal or InsufficientBalance("There is not enough for another provider.")
+        grown, of_quota = made.held - grant.held, isinstance(pool, Quota)
+        record.note_progress(opening.request_id, _NOTHING_YET, grown, of_quota=of_quota)
+    record.reroute(opening)
+    return made
 
 
 def adjust(
@@ -144,3 +170,4 @@ def _objection(opening: record.Opening) -> GatewayError:
 
 
 FREE = Grant(0, 0)
+_NOTHING_YET = record.Progress(0, 0, 0, 0, 0)

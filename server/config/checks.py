@@ -104,6 +104,8 @@ def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]
     else:
         yield from _url((*path, "base_url"), upstream.base_url)
     yield from _secret((*path, "api_key"), upstream.api_key)
+    for at, key in enumerate(upstream.api_keys):
+        yield from _secret((*path, "api_keys", at), key)
     yield from _compat((*path, "compat"), upstream)
     for header, value in upstream.headers.items():
         yield from _header((*path, "headers", header), header, value, _OWN_HEADERS)
@@ -131,12 +133,32 @@ def _model(path: KeyPath, name: str, model: Model, config: Config) -> Iterator[P
         yield from _known(
             (*path, "targets", at, "upstream"), target.upstream, config.upstreams, "an upstream"
         )
+    if all(target.weight == 0 for target in model.targets):
+        yield (*path, "targets"), "needs a target whose weight is not 0"
+    yield from _fallback(path, name, model, config)
     if model.price is None and not model.free:
         yield path, "has no price; add `price`, or `free: true`"
     if model.price is not None and model.free:
         yield (*path, "free"), "contradicts `price`; keep one of the two"
     if model.price is not None:
         yield from _price((*path, "price"), model.price)
+
+
+def _fallback(path: KeyPath, name: str, model: Model, config: Config) -> Iterator[Problem]:
+    if model.fallback is None:
+        return
+    path = (*path, "fallback")
+    yield from _known(path, model.fallback, config.models, "a model")
+    seen, following = [name], model.fallback
+    while following in config.models:
+        if following in seen:
+            yield path, f"leads back to `{following}`: {' → '.join((*seen, following))}"
+            return
+        seen.append(following)
+        following = config.models[following].fallback or ""
+    # What is held for one could not be settled as the other.
+    if config.models[seen[-1]].free != model.free:
+        yield path, "must be free as this model is, or have a price as it has"
 
 
 def _price(path: KeyPath, price: Price) -> Iterator[Problem]:

@@ -128,8 +128,10 @@ def upstream_key_problems(settings: Settings, environ: Mapping[str, str]) -> tup
         name
         for name, upstream in settings.config.upstreams.items()
         if name in used
-        and upstream.api_key is not None
-        and resolve_reference(upstream.api_key, environ=environ, folder=settings.folder) is None
+        and any(
+            resolve_reference(key, environ=environ, folder=settings.folder) is None
+            for key in upstream.keys
+        )
     )
 
 

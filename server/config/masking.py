@@ -20,6 +20,7 @@ def masked(config: Config) -> dict[str, Any]:
     tree: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(config, enc_hook=Secret.reveal))
     for upstream in tree["upstreams"].values():
         upstream["api_key"] = _mask(upstream["api_key"])
+        upstream["api_keys"] = [_mask(each) for each in upstream["api_keys"]]
         upstream["proxy"] = _mask_userinfo(upstream["proxy"])
         upstream["headers"] = {
             name: _mask(value) if _SECRET_NAME.search(name) else value
@@ -38,6 +39,9 @@ def literal_secrets(config: Config) -> Iterator[str]:
     for name, upstream in config.upstreams.items():
         if _is_literal(upstream.api_key):
             yield dotted(("upstreams", name, "api_key"))
+        for at, key in enumerate(upstream.api_keys):
+            if _is_literal(key):
+                yield dotted(("upstreams", name, "api_keys", at))
     if _is_literal(config.stripe.secret_key):
         yield "stripe.secret_key"
     for at, secret in enumerate(config.stripe.webhook_secrets):
@@ -49,7 +53,7 @@ def environment_variables(config: Config) -> tuple[str, ...]:
     """Name the environment variables that `config` refers to, each once, in its order."""
     found: list[Secret | None] = [*config.traces.headers.values()]
     for upstream in config.upstreams.values():
-        found += (upstream.api_key, upstream.proxy, *upstream.headers.values())
+        found += (*upstream.keys, upstream.proxy, *upstream.headers.values())
     found += (config.stripe.secret_key, *config.stripe.webhook_secrets)
     names = (name for each in found if each is not None for name in variables(each.reveal()))
     return tuple(dict.fromkeys(names))

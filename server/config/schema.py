@@ -35,6 +35,9 @@ Factor = Annotated[
 ]
 Text = Annotated[str, Meta(min_length=1, description="text, not empty; a number needs quotes")]
 Count = Annotated[int, Meta(ge=1, description="a whole number above 0")]
+Weight = Annotated[
+    int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000; 0: only where no other is")
+]
 Cents = Annotated[int, Meta(ge=0, description="a whole number of cents, 0 or more")]
 Megabytes = Annotated[int, Meta(ge=1, le=1024, description="a whole number from 1 to 1024")]
 Port = Annotated[
@@ -69,6 +72,8 @@ class Server(Section, frozen=True):
     public_url: str | None = None
     max_body_mb: Megabytes = 32
     max_connections: Count = 5_000  # two files each, and macOS allows 10,240
+    max_stream_s: Timeout = 7_200
+    max_stream_mb: Megabytes = 256
     drain_s: Delay = 30
     trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[Text, ...] = ()
@@ -132,17 +137,31 @@ class Upstream(Section, frozen=True):
     protocol: Literal["anthropic", "openai", "demo"]
     base_url: str | None = None
     api_key: Secret | None = None
+    api_keys: tuple[Secret, ...] = ()  # more of them; conversations are spread over all
+    max_concurrent: Count | None = None
+    max_wait_s: Delay = 30
     headers: dict[str, Secret] = field(default_factory=dict)
     proxy: Secret | None = None
     timeouts: Timeouts = Timeouts()
     compat: Compat = Compat()
 
+    @property
+    def keys(self) -> tuple[Secret, ...]:
+        """Give all keys, in the order in which they are counted."""
+        first = () if self.api_key is None else (self.api_key,)
+        return (*first, *self.api_keys)
+
 
 class Target(Section, frozen=True):
-    """One upstream, and what it calls the model."""
+    """One upstream, and what it calls the model.
+
+    Targets of a lower `order` come first; those of the same share conversations by weight.
+    """
 
     upstream: Text
     model: Text
+    weight: Weight = 1
+    order: Count = 1
 
 
 class Rates(Section, frozen=True):
@@ -186,6 +205,7 @@ class Model(Section, frozen=True):
     ]
     price: Price | None = None
     free: bool = False
+    fallback: str | None = None
     max_output_tokens: Count = 32_000
 
 
@@ -244,6 +264,24 @@ class Limits(Section, frozen=True):
     mode: Literal["enforce", "shadow"] = "enforce"
 
 
+class Routing(Section, frozen=True):
+    """How a request gets round what fails; times in seconds.
+
+    It is tried again only before the first byte of content. A breaker opens after that many
+    failures in a row, lets one request through when its time has passed, and stays open twice
+    as long whenever that fails.
+    """
+
+    max_attempts: Count = 3
+    retry_within_s: Delay = 20
+    backoff_s: Delay = 0.5
+    longest_backoff_s: Delay = 8
+    breaker_failures: Count | None = 5  # null: none ever opens
+    breaker_open_s: Timeout = 5
+    breaker_longest_s: Timeout = 120
+    sticky_s: Timeout = 3_600
+
+
 class Billing(Section, frozen=True):
     """How money is held while a request runs."""
 
@@ -283,6 +321,7 @@ class Config(Section, frozen=True, kw_only=True):
     models: dict[str, Model]
     aliases: dict[str, str] = field(default_factory=dict)
     auto: Auto = Auto()
+    routing: Routing = Routing()
     tiers: dict[str, Tier] = field(default_factory=dict)
     default_tier: str | None = None
     limits: Limits = Limits()

@@ -100,7 +100,7 @@ class Limiter:
         """
         if not bounds:
             return self._unbound
-        if not _is_allowed(model, bounds):
+        if not allows(bounds, model):
             hit = _not_allowed(model, bounds, config)
             return Pass(self._now_ns, would_block=self._refuse(hit, config))
         now_ns = self._now_ns()
@@ -143,7 +143,8 @@ def _is_inside(client: str, networks: Sequence[str] | None) -> bool:
     return any(address in ip_network(network) for network in networks)
 
 
-def _is_allowed(model: str, bounds: Sequence[Bound]) -> bool:
+def allows(bounds: Sequence[Bound], model: str) -> bool:
+    """Tell whether no limit leaves a logical model out."""
     return all(
         any(fnmatchcase(model, glob) for glob in bound.limits.models)
         for bound in bounds
@@ -152,7 +153,7 @@ def _is_allowed(model: str, bounds: Sequence[Bound]) -> bool:
 
 
 def _not_allowed(model: str, bounds: Sequence[Bound], config: Config) -> Hit:
-    allowed = [f"`{each}`" for each in config.models if _is_allowed(each, bounds)]
+    allowed = [f"`{each}`" for each in config.models if allows(bounds, each)]
     instead = f"Use one of: {', '.join(allowed)}." if allowed else "It may use none of those here."
     message = f"This API key may not use the model `{model}`. {instead}"
     return Hit("models", KeyNotAllowed(message, param="model"))

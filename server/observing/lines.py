@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from server import clock
 from server.observing.record import Record, Refused, Served
@@ -28,6 +28,7 @@ class Line(Struct, omit_defaults=True, kw_only=True):
     upstream_model: str | None = None
     upstream_request_id: str | None = None
     attempts: int
+    tried: Raw | None = None
     stream: bool | None = None
     status: int | None = None
     outcome: str
@@ -71,6 +72,7 @@ def _served(record: Served) -> Line:
         upstream_model=opening.upstream_model,
         upstream_request_id=closing.upstream_request_id,
         attempts=record.attempts,
+        tried=None if closing.attempts is None else Raw(closing.attempts),
         stream=opening.stream,
         status=closing.status,
         outcome=closing.outcome.value,

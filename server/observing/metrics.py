@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
+import msgspec
+
 from server.errors import GatewayError
 from server.observing.exposition import Family, Histogram, Sample, labels_of
 from server.observing.record import Record, Refused, Served
-from server.usage.record import Outcome
+from server.usage.record import Outcome, Tried
 
 MOST_SERIES = 200
+MOST_ATTEMPTS = 1000  # series of them: a target has one for each kind of failure
 OTHER = "_OTHER"  # OpenTelemetry's word for what has none
 DURATION_S = (
     0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92,
@@ -36,6 +39,7 @@ class Metrics:
     def __init__(self) -> None:
         self._series: dict[_Key, _Series] = {}
         self._refusals: Counter[tuple[str, str]] = Counter()
+        self._attempts: Counter[tuple[str, str, str]] = Counter()
         self._codes = _codes_below(GatewayError) | {Outcome.CANCELLED.value, Outcome.CUT.value}
 
     def take(self, record: Record) -> None:
@@ -52,7 +56,12 @@ class Metrics:
             record.provider,
         )
         series = self._series.get(key) or self._new_series(key)
-        series.add(record, self._problem(record))
+        problem = self._problem(record)
+        series.add(record, problem)
+        if record.closing.attempts is not None:
+            self._count_attempts(record.closing.attempts, problem)
+        elif record.attempts:
+            self._count_attempt(opening.upstream, opening.upstream_model, problem)
 
     def families(self) -> Iterator[Family]:
         """Give the figures by name."""
@@ -60,7 +69,7 @@ class Metrics:
         for name, help_, samples in _HISTOGRAMS:
             yield Family(name, "histogram", help_, _of_all(all_series, samples))
         for name, help_, samples in _COUNTERS:
-            yield Family(name, "counter", help_, _of_all(all_series, samples))
+            yield Family(name, "counter", help_, _summed(_of_all(all_series, samples)))
         refusals = tuple(self._refusals.items())
         yield Family(
             "gatewayctl_refusals_total",
@@ -68,11 +77,32 @@ class Metrics:
             "Requests that were answered with an error and never left.",
             [Sample(labels_of({"protocol": p, "error_type": e}), n) for (p, e), n in refusals],
         )
+        attempts = tuple(self._attempts.items())
+        yield Family(
+            "gatewayctl_attempts_total",
+            "counter",
+            "Times that a target was asked.",
+            [Sample(_labels_of_attempt(*key), n) for key, n in attempts],
+        )
 
     def _new_series(self, key: _Key) -> "_Series":
         if len(self._series) >= MOST_SERIES:
             key = _REST
         return self._series.setdefault(key, _Series(key))
+
+    def _count_attempts(self, text: str, problem: str) -> None:
+        """Count the attempts of a request; `problem` is how the last ended, if it was cut off."""
+        *failed, last = msgspec.json.decode(text, type=list[Tried])
+        for each in failed:
+            self._count_attempt(each.upstream, each.model, self._known(each.error or ""))
+        error = problem if last.error is None else self._known(last.error)
+        self._count_attempt(last.upstream, last.model, error)
+
+    def _count_attempt(self, upstream: str, model: str, problem: str) -> None:
+        key = (upstream, model, problem)
+        if key not in self._attempts and len(self._attempts) >= MOST_ATTEMPTS:
+            key = (OTHER, OTHER, problem)
+        self._attempts[key] += 1
 
     def _problem(self, record: Served) -> str:
         """Give the class of error that a request ended with; none where it was completed."""
@@ -163,11 +193,25 @@ class _Series:
         yield Sample(self.ours, self.quota_tokens)
 
 
+def _labels_of_attempt(upstream: str, model: str, problem: str) -> str:
+    error = {"error_type": problem} if problem else {}
+    return labels_of({"upstream": upstream, "model": model} | error)
+
+
 def _of_all(
     all_series: tuple[_Series, ...], samples: Callable[[_Series], Iterator[Sample]]
 ) -> Iterator[Sample]:
     for series in all_series:
         yield from samples(series)
+
+
+def _summed(samples: Iterator[Sample]) -> Iterator[Sample]:
+    """Add up what has the same labels: they do not tell the targets of one upstream apart."""
+    sums: dict[str, float] = {}
+    for sample in samples:
+        sums[sample.labels] = sums.get(sample.labels, 0) + sample.value
+    for labels, value in sums.items():
+        yield Sample(labels, value)
 
 
 def _codes_below(kind: type[GatewayError]) -> frozenset[str]:

@@ -186,7 +186,9 @@ def _failure(status: int, wait_s: int | None) -> GatewayError:
     if status in (503, 529):
         return UpstreamOverloaded("The provider is overloaded; try again.", retry_after_s=wait_s)
     sentence = _SENTENCES.get(status, f"The provider failed with status {status}; try again.")
-    return UpstreamError(sentence, retry_after_s=wait_s)
+    failed = UpstreamError(sentence, retry_after_s=wait_s)
+    failed.upstream_status = status
+    return failed
 
 
 def _reported_status(reported: ReportedError) -> int | None:

@@ -78,7 +78,7 @@ def _flight(request: AnyRequest, protocol: Protocol, tool: str | None, raw: byte
 
 async def _relay(request: AnyRequest, flight: Flight) -> wire.Answer | None:
     relay, made = flight.relay, wire.request_id(request)
-    headers = {"request-id": made, "x-request-id": made, **upstream_headers(relay)}
+    headers = {"request-id": made, "x-request-id": made, **upstream_headers(relay.attempt)}
     if relay.body is not None:
         return wire.Answer(relay.body, headers=headers)
     headers["cache-control"] = "no-cache"

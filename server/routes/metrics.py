@@ -1,5 +1,6 @@
 """`/metrics`, for Prometheus: without a key, so for this machine alone unless it is opened."""
 
+import asyncio
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -10,8 +11,10 @@ from server.routes import wire
 from server.routes.client_address import is_loopback
 from server.routes.services import Services, services_of
 from server.routes.wire import AnyApp, AnyRequest
+from server.routing.breaker import State
 from server.usage.record import open_holds
 
+BREAKER_STATES = {State.CLOSED: 0, State.HALF_OPEN: 1, State.OPEN: 2}
 FORWARDED = ("x-forwarded-for", "x-real-ip", "forwarded")
 
 
@@ -56,6 +59,7 @@ def _now(services: Services) -> Iterator[Family]:
         "Requests over a limit: refused, or in the mode shadow let pass.",
         [Sample(labels_of({"limit": limit, "mode": mode}), n) for (limit, mode), n in hits],
     )
+    yield _breakers(services)
     yield alone(
         "gatewayctl_store_queue_length",
         "gauge",
@@ -69,6 +73,22 @@ def _now(services: Services) -> Iterator[Family]:
         "gauge",
         "When it began, in seconds since 1970.",
         services.started_at.timestamp(),
+    )
+
+
+def _breakers(services: Services) -> Family:
+    """Give the state of each target and key; a key is named by its number alone."""
+    now = asyncio.get_running_loop().time()
+    samples = []
+    for part, breaker in services.gateway.router.breakers():
+        named = {"model": part.model} if part.model else {"key": str(part.key)}
+        labels = labels_of({"upstream": part.upstream} | named)
+        samples.append(Sample(labels, BREAKER_STATES[breaker.state(now)]))
+    return Family(
+        "gatewayctl_breaker_state",
+        "gauge",
+        "Whether a target or key is asked: 0 it is, 1 it is tried with one request, 2 it is not.",
+        samples,
     )
 
 

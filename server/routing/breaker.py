@@ -28,10 +28,10 @@ class State(StrEnum):
 class Breaker:
     """Keeps requests from what fails; `now` is in seconds on any monotonic clock.
 
-    It opens after `failures` failures in a row. Once `open_s` have passed it lets one probe
-    through at a time; it closes when a probe succeeds, and opens again, twice as long but at
-    most `longest_s`, when it fails. A permit must come back in every case: a lost probe stays
-    under way for ever.
+    It opens after `failures` failures in a row, or never where that is None. Once `open_s` have
+    passed it lets one probe through at a time; it closes when a probe succeeds, and opens again,
+    twice as long but at most `longest_s`, when it fails. A permit must come back in
+    every case: a lost probe stays under way for ever.
 
     `on_change` is called after each change of state; to half-open when the first probe begins.
     `reason` is the last failure's, `rests_until` what `rest` was told.
@@ -55,7 +55,7 @@ class Breaker:
     def __init__(
         self,
         *,
-        failures: int,
+        failures: int | None,
         open_s: float,
         longest_s: float,
         on_change: "Callable[[Breaker], None] | None" = None,
@@ -71,6 +71,12 @@ class Breaker:
         self.reason = ""
         self.rests_until = float("-inf")
         self.on_change = on_change
+
+    def adopt(self, failures: int | None, open_s: float, longest_s: float) -> None:
+        """Go by other bounds from now on; one that is open stays so for as long as it was to."""
+        self._failures, self._open_s, self._longest_s = failures, open_s, longest_s
+        if self.opened_at is None:
+            self._open_for_s = open_s
 
     def state(self, now: float) -> State:
         """Tell the state: half-open once its time has passed, with a probe or without."""
@@ -115,6 +121,8 @@ class Breaker:
             return
         self.failures_in_a_row += 1
         self.reason = reason
+        if self._failures is None:
+            return
         if self._is_probing:
             self._open_for_s = min(2 * self._open_for_s, self._longest_s)
         elif not at_once and self.failures_in_a_row < self._failures:

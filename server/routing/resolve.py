@@ -1,22 +1,12 @@
-"""Which model, and which of its targets, serve a request."""
+"""Which model serves a request."""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from fnmatch import translate
 
-from server.config.schema import Config, Model, Rule, Target
+from server.config.schema import Config, Rule
 from server.errors import ModelNotFound
-from server.protocols import UPSTREAM_PROTOCOLS, Protocol
 from server.routing.catalog import AUTO_NAMES, is_glob, names, quoted, unknown_model
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """The logical model that serves, and its targets, the best one first."""
-
-    model: str
-    targets: tuple[Target, ...]
 
 
 class Routing:
@@ -31,22 +21,16 @@ class Routing:
         # One group per alias, in file order: the number of the group that matched is its place.
         self._globs = re.compile("|".join(f"({translate(glob)})" for glob in globs) or r"(?!)")
         self._glob_uses = tuple(globs.values())
-        self._routes = {
-            (protocol, name): Route(name, _ordered(model, protocol, config))
-            for protocol in UPSTREAM_PROTOCOLS
-            for name, model in config.models.items()
-        }
 
     def resolve(
         self,
         name: str,
         *,
         tool: str | None,
-        protocol: Protocol,
         preset_model: str | None,
         input_tokens_estimate: Callable[[], int],
-    ) -> Route:
-        """Find what serves `name` for a caller of `tool`, best in `protocol`.
+    ) -> str:
+        """Find the logical model that serves `name` for a caller of `tool`.
 
         `preset_model` is what the tool's preset says `auto` is. The estimate is asked for only
         if a rule needs it, and once.
@@ -61,7 +45,7 @@ class Routing:
                 model = self._auto_model(name, tool, preset_model, input_tokens_estimate)
         if model is None:
             raise unknown_model(name, self._names)
-        return self._routes[protocol, model]
+        return model
 
     def require_auto(self, preset_model: str | None) -> None:
         """Check what a preset says `auto` is; raises ModelNotFound where nothing goes by it."""
@@ -116,14 +100,3 @@ def _first_match(
         if tokens <= rule.when.max_input_tokens:
             return rule
     return None
-
-
-def _ordered(model: Model, protocol: Protocol, config: Config) -> tuple[Target, ...]:
-    """Put the targets that speak `protocol` first: nothing is translated that need not be."""
-    speaking = [t for t in model.targets if _speaks(t, protocol, config)]
-    others = [t for t in model.targets if t not in speaking]
-    return (*speaking, *others)
-
-
-def _speaks(target: Target, protocol: Protocol, config: Config) -> bool:
-    return config.upstreams[target.upstream].protocol in (protocol.value, "demo")

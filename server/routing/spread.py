@@ -67,7 +67,7 @@ class Pins:
 
     def __init__(self, *, most: int = 20_000, keep_s: float = 3600.0) -> None:
         self._most = most
-        self._keep_s = keep_s
+        self.keep_s = keep_s
         self._pins: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
         self._counts: Counter[str] = Counter()
 
@@ -89,6 +89,7 @@ class Pins:
         # Where a known one goes for want of its place is for `went` to say: it may be back soon.
         if pin is None and order:
             self._pin(name, order[0].ident, now)
+            self._forget(now)
         return order
 
     def went(self, conversation: bytes, ident: str, now: float) -> None:
@@ -111,7 +112,7 @@ class Pins:
         """Drop what was silent for too long, or is too many: the longest silent first."""
         while self._pins:
             oldest = next(iter(self._pins.values()))
-            if len(self._pins) <= self._most and now < oldest[1] + self._keep_s:
+            if len(self._pins) <= self._most and now < oldest[1] + self.keep_s:
                 return
             self._unpin(self._pins.popitem(last=False)[1])
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from server.store import breakers
 from server.store.models import Instance, Request
 
 
@@ -15,8 +16,9 @@ def end(instance_id: int, now: datetime) -> None:
     """Record that the process has settled everything and stops.
 
     Where it has not, because a settlement was lost, it stays without an end: the next start
-    takes it for a killed one, and settles what is open.
+    takes it for a killed one, and settles what is open. What it held off counts no more.
     """
+    breakers.forget(instance_id)
     is_open = (Request.instance == instance_id) & (Request.state == "open")
     if not Request.select().where(is_open).exists():
         Instance.update(stopped_at=now).where(Instance.id == instance_id).execute()

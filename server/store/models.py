@@ -50,6 +50,24 @@ class Instance(Table):
     stopped_at = Moment(null=True)
 
 
+class Breaker(Table):
+    """A target or key that the process which serves holds off; all others are asked."""
+
+    upstream = TextField()
+    model = TextField()  # the target's name of it; of a key: empty
+    key = IntegerField()  # from 1; of a target: 0
+    state = TextField()  # open | half_open
+    since = Moment()
+    until = Moment(null=True)  # when it is tried next, while it is open
+    reason = TextField()  # our error code, or the provider's word
+    instance = ForeignKeyField(Instance, index=False)
+    instance_id: int
+
+    class Meta:
+        primary_key = CompositeKey("upstream", "model", "key")
+        without_rowid = True
+
+
 class Tenant(Table):
     """Who owns keys and money; balance and held change with the ledger and the holds alone."""
 
@@ -212,6 +230,7 @@ class Request(Table):
     extras = TextField(null=True)  # JSON: what else was asked for, and once settled billed
     anomaly = TextField(null=True)  # what was odd in the provider's usage
     spend_month = TextField(null=True)  # the month whose cap it counts under, if its key has one
+    attempts = TextField(null=True)  # JSON, where there was more than one
 
     class Meta:
         # Every index is paid for by each request, so the foreign keys have none of their own.
@@ -322,6 +341,6 @@ class Audit(Table):
 
 
 TABLES: tuple[type[Table], ...] = (
-    *(Instance, Tenant, Key, Price, Entry, Subscription, Request, Spend),
+    *(Instance, Breaker, Tenant, Key, Price, Entry, Subscription, Request, Spend),
     *(Topup, Checkout, Payment, StripeEvent, StripeCursor, Audit),
 )

@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -13,9 +14,9 @@ from server.config.schema import Target, Timeouts, Upstream
 from server.errors import GatewayError, InvalidRequest
 from server.protocols import UPSTREAM_PROTOCOLS, Protocol
 from server.secret import Secret
+from server.upstream.attempt import Attempt
 from server.upstream.connection import Head, Origin, StaleConnectionError
 from server.upstream.pool import Pool
-from server.upstream.relay import Relay
 
 if TYPE_CHECKING:
     from server.upstream.proxied import ProxiedPool
@@ -38,28 +39,31 @@ _SAFE_VALUE = re.compile(r"[\x21-\x7e][\x20-\x7e]{0,4095}").fullmatch
 class Endpoint:
     """A configured upstream, ready to be called.
 
-    `heads` is the fixed part of a request's head: with the key, so it is never printed.
+    `heads` is the fixed part of a request's head for each key: with the key, so it is never
+    printed. `keys` tells the keys apart and gives nothing of them away.
     """
 
     origin: Origin
     timeouts: Timeouts
-    heads: Mapping[Protocol, bytes] = field(repr=False)
+    heads: Mapping[Protocol, tuple[bytes, ...]] = field(repr=False)
     proxy: Secret | None
+    keys: tuple[str, ...]
 
 
 class Dispatch(Struct, frozen=True):
-    """A request as it leaves: where to, in which protocol, with which headers and bytes."""
+    """A request as it leaves: where to, in which protocol, with which headers, bytes and key."""
 
     target: Target
     protocol: Protocol
     headers: Mapping[str, str]
     body: bytes
     request_id: str
+    key: int = 0
 
 
-def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
+def endpoint_of(name: str, upstream: Upstream, demo_url: str | None) -> Endpoint:
     """Prepare `upstream`, references resolved; `protocol: demo` leads to `demo_url`."""
-    api_key = upstream.api_key
+    keys = upstream.keys or (None,)
     is_demo = upstream.protocol == "demo"
     protocols = UPSTREAM_PROTOCOLS if is_demo else (Protocol(upstream.protocol),)
     base = demo_url if is_demo else upstream.base_url
@@ -81,13 +85,10 @@ def endpoint_of(upstream: Upstream, demo_url: str | None) -> Endpoint:
             f"user-agent: {USER_AGENT}",
             *(f"{name.lower()}: {value.reveal()}" for name, value in upstream.headers.items()),
         ]
-        if api_key and protocol is Protocol.ANTHROPIC:
-            lines.append(f"x-api-key: {api_key.reveal()}")
-        elif api_key:
-            lines.append(f"authorization: Bearer {api_key.reveal()}")
-        heads[protocol] = "\r\n".join(lines).encode("latin-1")
+        heads[protocol] = tuple(_fixed_head(lines, protocol, key) for key in keys)
     origin = Origin(parts.hostname or "", port, tls)
-    return Endpoint(origin, upstream.timeouts, heads, upstream.proxy)
+    idents = tuple(f"{name} key {_fingerprint(key)}" for key in keys)
+    return Endpoint(origin, upstream.timeouts, heads, upstream.proxy, idents)
 
 
 def forwarded_headers(protocol: Protocol, client: Mapping[str, str]) -> dict[str, str]:
@@ -154,8 +155,13 @@ class UpstreamClient:
             task.add_done_callback(self._retiring.discard)
         return successor
 
-    async def forward(self, dispatch: Dispatch, relay: Relay) -> GatewayError | None:
-        """Send the request and report its answer to `relay`; give what went wrong, if anything.
+    @property
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """Name the keys of each upstream; one without a key has one place all the same."""
+        return {name: endpoint.keys for name, endpoint in self._endpoints.items()}
+
+    async def forward(self, dispatch: Dispatch, attempt: Attempt) -> GatewayError | None:
+        """Send the request, report its answer to `attempt`; give what went wrong, if anything.
 
         One retry where a kept-alive connection proved stale before any byte of the answer.
         Whatever way this ends, no exchange stays open behind it.
@@ -163,11 +169,11 @@ class UpstreamClient:
         endpoint = self._endpoints[dispatch.target.upstream]
         pool = self.pool if endpoint.proxy is None else self._proxied[endpoint.proxy]
         head = _head(endpoint, dispatch)
-        args = (endpoint.origin, relay, head, dispatch.body, endpoint.timeouts)
-        error = await self._exchange(relay, pool, args, fresh=False)
+        args = (endpoint.origin, attempt, head, dispatch.body, endpoint.timeouts)
+        error = await self._exchange(attempt, pool, args, fresh=False)
         if isinstance(error, StaleConnectionError):
-            relay.restart()
-            error = await self._exchange(relay, pool, args, fresh=True)
+            attempt.restart()
+            error = await self._exchange(attempt, pool, args, fresh=True)
         return error
 
     async def close(self) -> None:
@@ -180,19 +186,21 @@ class UpstreamClient:
 
     async def _exchange(
         self,
-        relay: Relay,
+        attempt: Attempt,
         pool: "Pool | ProxiedPool",
-        args: tuple[Origin, Relay, bytes, bytes, Timeouts],
+        args: tuple[Origin, Attempt, bytes, bytes, Timeouts],
         *,
         fresh: bool,
     ) -> GatewayError | None:
+        if attempt.over.done():  # cut, or too late, before it left
+            return attempt.over.result()
         try:
-            relay.attach(await pool.send(*args, fresh=fresh))
-            return await relay.over
+            attempt.attach(await pool.send(*args, fresh=fresh))
+            return await attempt.over
         except GatewayError as err:  # no connection
             return err
         finally:
-            relay.detach()
+            attempt.detach()
 
 
 async def _close_after(
@@ -202,6 +210,19 @@ async def _close_after(
         await asyncio.wait(running)
     for pool in pools:
         await pool.close()
+
+
+def _fixed_head(lines: Sequence[str], protocol: Protocol, key: Secret | None) -> bytes:
+    named = "x-api-key: " if protocol is Protocol.ANTHROPIC else "authorization: Bearer "
+    own = (f"{named}{key.reveal()}",) if key else ()
+    return "\r\n".join((*lines, *own)).encode("latin-1")
+
+
+def _fingerprint(key: Secret | None) -> str:
+    """Tell a key from others, and give nothing of it away."""
+    if not key:
+        return "none"
+    return blake2b(key.reveal().encode(), digest_size=6).hexdigest()
 
 
 def _proxied_pool(proxy: Secret, direct: Pool) -> "ProxiedPool":
@@ -216,4 +237,4 @@ def _head(endpoint: Endpoint, dispatch: Dispatch) -> bytes:
         f"{extra}\r\nx-request-id: {dispatch.request_id}"
         f"\r\ncontent-length: {len(dispatch.body)}\r\n\r\n"
     )
-    return endpoint.heads[dispatch.protocol] + tail.encode("latin-1")
+    return endpoint.heads[dispatch.protocol][dispatch.key] + tail.encode("latin-1")

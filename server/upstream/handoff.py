@@ -11,14 +11,14 @@ class Handoff:
     """Pieces go in without waiting and come out joined; beyond `HIGH_BYTES` reading pauses.
 
     Used on one event loop by one reader. `pause` and `resume` act on the provider's connection;
-    `total_bytes` is what the reader was given, or will be.
+    `total_bytes` is what the reader was given, or will be. `is_discarding`: the reader has gone.
     """
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
         self._size = 0
         self.total_bytes = 0
-        self._closed = self._discards = False
+        self._closed = self.is_discarding = False
         self._error: BaseException | None = None
         self._reader: asyncio.Future[None] | None = None
         self._paused = False
@@ -37,13 +37,13 @@ class Handoff:
 
     def discard(self) -> None:
         """Drop what is queued and what will be: the reader has gone."""
-        self._discards = True
+        self.is_discarding = True
         self._pieces.clear()
         self._unblock()
 
     def put(self, piece: bytes) -> None:
         """Queue `piece` and wake the reader."""
-        if self._discards:
+        if self.is_discarding:
             return
         self._pieces.append(piece)
         self._size += len(piece)

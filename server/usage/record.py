@@ -74,12 +74,23 @@ class Closing(Struct, frozen=True):
     quota_tokens: int = 0
     extras: str | None = None
     anomaly: str | None = None
+    attempts: str | None = None
 
     @property
     def total_tokens(self) -> int:
         """Give the tokens of all classes together."""
         read, written = self.cache_read_input_tokens, self.cache_write_5m_tokens
         return self.input_tokens + read + written + self.cache_write_1h_tokens + self.output_tokens
+
+
+class Tried(Struct, frozen=True, omit_defaults=True):
+    """An attempt as its row tells it; `key` counts from 1, `error` is None where it answered."""
+
+    upstream: str
+    model: str
+    key: int
+    ms: int
+    error: str | None = None
 
 
 class Progress(Struct, frozen=True):
@@ -201,6 +212,20 @@ def note_progress(request_id: str, progress: Progress, grown: int, *, of_quota: 
     execute(_PROGRESS, values)
 
 
+def reroute(opening: Opening) -> None:
+    """Say that an open request is served by another target, at that one's price."""
+    values = (
+        opening.model,
+        opening.upstream,
+        opening.upstream_model,
+        opening.price_id,
+        opening.extras,
+        opening.input_estimate,
+        opening.request_id,
+    )
+    execute(_REROUTE, values)
+
+
 def close_request(request_id: str, closing: Closing) -> Held | None:
     """Settle the row of `request_id`; None when it was closed before: then nothing changes.
 
@@ -227,6 +252,7 @@ def close_request(request_id: str, closing: Closing) -> Held | None:
             closing.quota_tokens,
             closing.extras,
             closing.anomaly,
+            closing.attempts,
             request_id,
         ),
     )
@@ -259,9 +285,16 @@ UPDATE request SET
     state = 'settled', upstream_request_id = ?, first_byte_ms = ?, duration_ms = ?, status = ?,
     outcome = ?, error = ?, stop_reason = ?, input_tokens = ?, cache_read_input_tokens = ?,
     cache_write_5m_tokens = ?, cache_write_1h_tokens = ?, output_tokens = ?, estimated = ?,
-    cost_micros = ?, quota_tokens = ?, extras = ?, anomaly = ?
+    cost_micros = ?, quota_tokens = ?, extras = ?, anomaly = ?, attempts = ?
 WHERE request_id = ? AND state = 'open'
 RETURNING tenant_id, price_id, held_micros, quota_window, held_tokens, key_id, spend_month
+"""
+_REROUTE = """
+UPDATE request SET
+    model = ?, upstream = ?, upstream_model = ?, price_id = ?, extras = ?, input_tokens = ?,
+    cache_read_input_tokens = 0, cache_write_5m_tokens = 0, cache_write_1h_tokens = 0,
+    output_tokens = 0
+WHERE request_id = ? AND state = 'open'
 """
 _OPEN_HOLDS = "SELECT COUNT(*), COALESCE(SUM(held_micros), 0) FROM request WHERE state = 'open'"
 _COUNTED = "SELECT key_id, spend_month FROM request WHERE request_id = ? AND state = 'open'"

@@ -28,6 +28,8 @@ def test_the_smallest_config_gets_every_default(load_minimal):
         "public_url": None,
         "max_body_mb": 32,
         "max_connections": 5000,
+        "max_stream_s": 7200,
+        "max_stream_mb": 256,
         "drain_s": 30,
         "trusted_proxies": (),
         "cors_origins": (),

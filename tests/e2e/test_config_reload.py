@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.gateways import DEMO_CONFIG, config_for, started
+from support.gateways import ASKING_ONCE, DEMO_CONFIG, config_for, started
 from support.raw_upstream import until
 from support.wires import ASK, MESSAGE, http_answer, recording
 
@@ -21,7 +21,7 @@ PRICE = 'price: {input: "4", output: "20"}'
 SLOW = f'  slow: {{targets: [{{upstream: demo, model: "fault:stall:1.2"}}], {PRICE}}}\n'
 ENDLESS = f'  endless: {{targets: [{{upstream: demo, model: "fault:endless:20"}}], {PRICE}}}\n'
 KEYLESS = '{protocol: openai, base_url: "http://127.0.0.1:1", api_key: "${NO_KEY}"}'
-CONFIG = DEMO_CONFIG.replace("aliases:", SLOW + "aliases:")
+CONFIG = DEMO_CONFIG.replace("aliases:", SLOW + "aliases:") + ASKING_ONCE
 
 
 class Edited:

@@ -75,9 +75,9 @@ class Client:
         lines = head.decode("latin-1").lower().split("\r\n")[1:-2]
         headers = dict(line.split(": ", 1) for line in lines)
         assert head.startswith(b"HTTP/1.1 200")
-        if not stream:
+        if "content-length" in headers:  # a stream that came at once has one too
             body = await connection.reader.readexactly(int(headers["content-length"]))
-            usage = json.loads(body)["usage"]
+            usage = CHECK[protocol](body).usage if stream else json.loads(body)["usage"]
             self._note(headers["request-id"], usage)
             return
         await self._read_stream(connection.reader, protocol, headers["request-id"])

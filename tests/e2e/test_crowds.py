@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.processes import Process, prepare
-from support.raw_upstream import EVENTS
+from support.raw_upstream import BIT, EVENTS
 from support.upstreams import both_protocols
 from support.wires import ASK, Wire, request, run, until, wire
 
@@ -28,7 +28,7 @@ STREAM = json.dumps({**ASK, "stream": True}).encode()
 BEGIN = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1","usage":'
     b'{"input_tokens":7,"output_tokens":1}}}\n\n'
-)
+) + BIT
 
 
 def _delta(size):

@@ -18,7 +18,7 @@ from support.priced import (
     settled,
     subscription,
 )
-from support.raw_upstream import EVENTS, chunked, upstream
+from support.raw_upstream import EVENTS, begun, chunked, upstream
 from support.relays import STREAMS
 from support.wires import run, until
 
@@ -54,7 +54,7 @@ REVOCATIONS = [  # by the server itself, and by a command in another process
 @pytest.mark.parametrize(("revoke", "protocol", "billing"), REVOCATIONS)
 def test_a_stream_outlives_its_key_and_is_charged(tmp_path, revoke, protocol, billing):
     stream = STREAMS[protocol]
-    first, path = stream[: stream.index(b"\n\n") + 2], ROOTS[billing] + PATHS[protocol]
+    first, path = begun(stream), ROOTS[billing] + PATHS[protocol]
 
     async def scenario():
         go = asyncio.Event()
@@ -90,7 +90,7 @@ def test_a_stream_outlives_its_key_and_is_charged(tmp_path, revoke, protocol, bi
 def test_a_stream_outlives_its_subscription_and_spends_its_quota(tmp_path):
     """The tier changes and then ends in mid answer; what was used stays used."""
     stream = STREAMS["anthropic"]
-    first = stream[: stream.index(b"\n\n") + 2]
+    first = begun(stream)
 
     async def scenario():
         go = asyncio.Event()

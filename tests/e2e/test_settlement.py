@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.gateways import started
-from support.raw_upstream import EVENTS, chunked, sized, upstream
+from support.raw_upstream import EVENTS, begun, chunked, sized, upstream
 from support.upstreams import both_protocols
 from support.wires import COMPLETION, MESSAGE, run, until
 
@@ -52,7 +52,7 @@ async def _settled(gateway):
 @pytest.mark.parametrize("protocol", PATHS)
 def test_a_stalled_writer_holds_the_last_event_back_for_a_second(tmp_path, protocol):
     stream = (DATA / STREAMS[protocol]).read_bytes()
-    first = stream[: stream.index(b"\n\n") + 2]
+    first = begun(stream)
 
     async def scenario():
         go = asyncio.Event()

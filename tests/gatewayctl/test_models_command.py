@@ -62,12 +62,14 @@ def test_models_are_listed_with_targets_prices_and_names(cli, ready):
     smart = cli("models", "list", "--json").json["data"][0]
 
     assert smart["id"] == "smart"
-    assert smart["targets"] == [{"upstream": "demo", "model": "demo-smart"}]
+    assert smart["targets"] == [{"upstream": "demo", "model": "demo-smart", "health": None}]
+    assert smart["keys"] == [{"upstream": "demo", "key": 1, "health": None}]
     assert smart["price"]["cache_write_1h"] == "8.00"
     assert smart["aliases"] == ["auto", "claude-*"]
     assert cli("models", "show", "smart", "--json").json == smart
     assert cli("models", "list").rows[0] == [
-        *("smart", "demo/demo-smart", "4.00", "20.00", "0.20", "5.00", "8.00", "auto, claude-*")
+        *("smart", "demo/demo-smart", "4.00", "20.00", "0.20", "5.00", "8.00", "auto, claude-*"),
+        "",
     ]
 
 

@@ -7,9 +7,9 @@ from support.prometheus import parse
 from server import clock
 from server.errors import GatewayError
 from server.observing.exposition import render
-from server.observing.metrics import MOST_SERIES, OTHER, Metrics
+from server.observing.metrics import MOST_ATTEMPTS, MOST_SERIES, OTHER, Metrics
 from server.observing.record import Refused, Served
-from server.usage.record import Closing, Opening, Outcome
+from server.usage.record import Closing, Opening, Outcome, Tried
 
 OPENING = Opening(
     request_id="req_1",
@@ -41,7 +41,7 @@ CLOSING = Closing(
 REFUSED = Refused("req_2", "GET", "/x", "openai", 404, "not_found", "::1", None, None, None, 1.0)
 
 
-def _served(opening=None, **closing):
+def _served(opening=None, attempts=1, **closing):
     return Served(
         opening=msgspec.structs.replace(OPENING, **(opening or {})),
         closing=msgspec.structs.replace(CLOSING, **closing),
@@ -51,8 +51,19 @@ def _served(opening=None, **closing):
         provider="anthropic",
         hold_ms=1,
         sent_bytes=1,
-        attempts=1,
+        attempts=attempts,
         ended_at=1.0,
+    )
+
+
+def _tried(*errors, **closing):
+    """Make a request that was sent to `a`, `b`, … and failed there with `errors`."""
+    tried = [Tried(up, "m", 1, 9, error) for up, error in zip("abc", errors, strict=False)]
+    return msgspec.structs.replace(
+        _served(attempts=len(tried)),
+        closing=msgspec.structs.replace(
+            CLOSING, attempts=msgspec.json.encode(tried).decode(), **closing
+        ),
     )
 
 
@@ -134,6 +145,48 @@ def test_there_are_never_more_than_so_many_series():
     assert len(found["gatewayctl_requests_total"]) == MOST_SERIES + 1
     assert found.total("gatewayctl_requests_total", model=OTHER) == 2 * MOST_SERIES
     assert found.total("gatewayctl_requests_total") == 3 * MOST_SERIES
+
+
+def test_each_attempt_is_counted_where_it_was_made():
+    found = _after(
+        _served(),
+        _served(outcome=Outcome.UPSTREAM_ERROR, error="upstream_timeout"),
+        _tried("upstream_timeout", "a word of the provider", None),
+        _served(attempts=0, outcome=Outcome.UPSTREAM_ERROR, error="upstream_overloaded"),
+    )
+
+    name, there = "gatewayctl_attempts_total", {"upstream": "there", "model": "claude-smart-1"}
+    assert found.total(name) == 5
+    assert found.total(name, **there) == 2
+    assert found.total(name, **there, error_type="upstream_timeout") == 1
+    assert found.total(name, upstream="a", model="m", error_type="upstream_timeout") == 1
+    assert found.total(name, upstream="b", model="m", error_type=OTHER) == 1
+    assert found[name][frozenset({("upstream", "c"), ("model", "m")})] == 1
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CANCELLED, Outcome.CUT])
+def test_only_the_last_attempt_is_broken_off(outcome):
+    found = _after(_tried("upstream_timeout", None, outcome=outcome))
+
+    name = "gatewayctl_attempts_total"
+    assert found.total(name, upstream="a", error_type="upstream_timeout") == 1
+    assert found.total(name, upstream="b", error_type=outcome.value) == 1
+
+
+def test_targets_of_one_upstream_are_one_series_where_labels_do_not_tell_them_apart():
+    found = _after(_served(), _served({"upstream_model": "claude-smart-2"}))
+
+    assert list(found["gatewayctl_requests_total"].values()) == [2]
+    assert len(found["gen_ai_client_token_usage_count"]) == 4
+
+
+def test_attempts_come_to_no_more_than_so_many_series():
+    many = 3 * MOST_ATTEMPTS
+    found = _after(*(_served({"upstream_model": f"m{number}"}) for number in range(many)))
+
+    name = "gatewayctl_attempts_total"
+    assert len(found[name]) == MOST_ATTEMPTS + 1
+    assert found.total(name, upstream=OTHER, model=OTHER) == many - MOST_ATTEMPTS
 
 
 def test_nothing_that_names_a_person_a_key_or_a_clients_word_becomes_a_label():

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from support.gateways import DEMO_CONFIG, config_for, started
+from support.raw_upstream import BIT
 from support.wires import (
     ASK,
     MESSAGE,
@@ -183,7 +184,7 @@ def test_a_revocation_elsewhere_lets_streams_finish_and_refuses_the_next_request
     first = (
         b'event: message_start\ndata: {"type":"message_start","message":{"usage":'
         b'{"input_tokens":7,"output_tokens":1}}}\n\n'
-    )
+    ) + BIT
     last = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
     async def scenario():

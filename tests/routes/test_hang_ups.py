@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support.gateways import DEMO_CONFIG, config_for, started
+from support.raw_upstream import BIT
 from support.wires import ASK, http_answer, recording, request, run, until, wire
 
 from server.routes.services import Deadlines
@@ -20,7 +21,7 @@ START = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n"
     b'event: message_start\ndata: {"type":"message_start","message":{"usage":'
     b'{"input_tokens":7,"output_tokens":1}}}\n\n'
-)
+) + BIT
 DELTA = (
     b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
     b'{"type":"text_delta","text":"' + b"x" * 60_000 + b'"}}\n\n'

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from support.gateways import config_for, started
-from support.raw_upstream import EVENTS, chunked, upstream
+from support.raw_upstream import EVENTS, begun, chunked, upstream
 from support.wires import ASK, request, run, wire
 
 CHAT = (Path(__file__).parent.parent / "data" / "chat_text.sse").read_bytes()
-BEGIN = CHAT[: CHAT.index(b"\n\n") + 2]
+BEGIN = begun(CHAT)
 STREAM = {**ASK, "stream": True, "stream_options": {"include_usage": True}}
 SCRIPT = [EVENTS, chunked(BEGIN, end=b""), 0.1, chunked(CHAT[len(BEGIN) :])]
 

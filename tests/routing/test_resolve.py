@@ -3,10 +3,7 @@ import pytest
 
 from server.config.schema import Config
 from server.errors import ModelNotFound
-from server.protocols import Protocol
 from server.routing.resolve import Routing
-
-ANTHROPIC, OPENAI = Protocol.ANTHROPIC, Protocol.OPENAI
 
 
 def model(*targets):
@@ -24,7 +21,7 @@ MODELS = {
     "cheap": model(("demo", "c")),
     "opus": model(("claude", "claude-opus")),
     "mini": model(("gpt", "gpt-mini")),
-    "both": model(("gpt", "g1"), ("claude", "c1"), ("demo", "d1"), ("gpt", "g2")),
+    "both": model(("gpt", "g1"), ("claude", "c1")),
 }
 
 
@@ -37,22 +34,13 @@ def never():
     raise AssertionError("the estimate was asked for")
 
 
-def served(rules, name, *, tool=None, protocol=ANTHROPIC, preset_model=None, estimate=never):
-    return rules.resolve(
-        name,
-        tool=tool,
-        protocol=protocol,
-        preset_model=preset_model,
-        input_tokens_estimate=estimate,
-    ).model
+def served(rules, name, *, tool=None, preset_model=None, estimate=never):
+    return rules.resolve(name, tool=tool, preset_model=preset_model, input_tokens_estimate=estimate)
 
 
-def test_a_logical_name_serves_itself():
-    route = routing().resolve(
-        "fast", tool=None, protocol=OPENAI, preset_model=None, input_tokens_estimate=never
-    )
-
-    assert (route.model, [target.model for target in route.targets]) == ("fast", ["f"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_logical_name_serves_itself(name):
+    assert served(routing(), name) == name
 
 
 def test_a_logical_name_wins_over_aliases_and_over_claude_names():
@@ -126,7 +114,7 @@ def test_auto_is_what_the_preset_says_before_any_rule():
     assert served(rules, "auto", tool="cline", preset_model="opus") == "opus"
     assert served(rules, "claude-x", tool="cline", preset_model="quick") == "fast"
     assert served(rules, "auto", tool="cline", preset_model="auto") == "cheap"
-    assert served(rules, "mini", tool="cline", preset_model="opus", protocol=OPENAI) == "mini"
+    assert served(rules, "mini", tool="cline", preset_model="opus") == "mini"
 
 
 def test_a_preset_that_names_an_unknown_model_is_not_found_under_that_name():
@@ -183,23 +171,6 @@ def test_an_unknown_name_is_not_found_with_near_ones():
 
     with pytest.raises(ModelNotFound, match=r'"smartr"\. Did you mean "smarter" or "smart"'):
         served(routing(aliases=aliases), "smartr")
-
-
-@pytest.mark.parametrize(
-    ("protocol", "expected"),
-    [(ANTHROPIC, ["c1", "d1", "g1", "g2"]), (OPENAI, ["g1", "d1", "g2", "c1"])],
-)
-def test_targets_that_speak_the_callers_protocol_come_first(protocol, expected):
-    route = routing().resolve(
-        "both", tool=None, protocol=protocol, preset_model=None, input_tokens_estimate=never
-    )
-
-    assert [target.model for target in route.targets] == expected
-
-
-@pytest.mark.parametrize(("name", "protocol"), [("mini", ANTHROPIC), ("opus", OPENAI)])
-def test_a_model_without_a_target_for_the_protocol_is_served_by_those_it_has(name, protocol):
-    assert served(routing(), name, protocol=protocol) == name
 
 
 def test_a_thousand_aliases_keep_their_order():

@@ -111,7 +111,7 @@ def test_a_new_database_begins_with_its_migration(log):
     first = Audit.get()
 
     assert (first.actor, first.action, first.target) == (f"serve:{ME}", "db.migrated", "gateway.db")
-    assert audit.as_json(first)["details"]["applied"][-1] == "0005_limits"
+    assert audit.as_json(first)["details"]["applied"][-1] == "0007_breakers"
 
 
 def test_an_older_database_keeps_its_rows_and_tells_of_its_migration(tmp_path):

@@ -9,7 +9,10 @@ from server.store.lock import ServeLock
 from server.store.migrate import MIGRATIONS, SchemaState, check, migrate
 from server.store.problems import LockHeld, SchemaTooNew, StoreError, UnusableDatabase
 
-ALL = ["0001_initial", "0002_money", "0003_stripe", "0004_audit", "0005_limits"]
+ALL = [
+    *("0001_initial", "0002_money", "0003_stripe", "0004_audit", "0005_limits", "0006_attempts"),
+    "0007_breakers",
+]
 SECOND = "def up(migrator, db):\n    db.execute_sql('ALTER TABLE tenant ADD COLUMN note TEXT')\n"
 BROKEN = SECOND + "    db.execute_sql('DROP TABLE nowhere')\n"
 ORPHAN = (

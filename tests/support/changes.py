@@ -19,7 +19,10 @@ WATCHED = {
     "checkout": ("public_id, tenant_id, tier", ""),
     "schema_migration": ("name", ""),
 }
-BY_ITSELF = {"instance", "request", "spend", "payment", "stripe_event", "stripe_cursor", "audit"}
+BY_ITSELF = {
+    *("instance", "breaker", "request", "spend", "payment", "stripe_event", "stripe_cursor"),
+    "audit",
+}
 
 # Each row: what is made once and never again, and the rows of the log that tell of it.
 MADE_ONCE = (

@@ -31,6 +31,12 @@ tiers: {team: {name: Team, price_cents: 2000}}
 """
 
 
+# As most tests want it: what an upstream does is seen, and the next request sees nothing of it.
+ASKING_ONCE = """
+routing: {max_attempts: 1, breaker_failures: null}
+"""
+
+
 def config_for(url: str, *, protocol: str = "anthropic", more: str = "") -> str:
     """Write a config whose one model `smart` is served by an upstream at `url`."""
     return f"""
@@ -46,7 +52,8 @@ tiers: {{team: {{name: Team, price_cents: 2000}}}}
 def lay_out(folder: Path, config: str | None = None) -> Path:
     """Put a config (the example by default) and the built-in presets into `folder`."""
     path = folder / "config.yaml"
-    path.write_text(example_text() if config is None else config)
+    text = example_text() if config is None else config
+    path.write_text(text if "routing:" in text or "models:" not in text else text + ASKING_ONCE)
     shutil.copytree(BUILTIN, folder / "presets", dirs_exist_ok=True)
     return path
 

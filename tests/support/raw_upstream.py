@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import uvloop
 
 from server.config.schema import Timeouts
+from server.protocols import Protocol
+from server.protocols.content import has_content
 from server.upstream.connection import Origin
 
 FIN, RST, HANG = "FIN", "RST", "HANG"  # close; reset; wait until the peer closes
@@ -156,12 +158,28 @@ def sized(body, *headers, status="200 OK"):
     return f"HTTP/1.1 {status}\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
+def begun(stream):
+    """Give the beginning of a recorded stream, up to its first content."""
+    protocol = Protocol.ANTHROPIC if stream.startswith(b"event:") else Protocol.OPENAI
+    pieces = stream.split(b"\n\n")
+    count = next(n for n in range(1, len(pieces)) if has_content(_of(pieces[:n]), protocol))
+    return _of(pieces[:count])
+
+
+def _of(pieces):
+    return b"".join(piece + b"\n\n" for piece in pieces)
+
+
 def chunked(*pieces, end=b"0\r\n\r\n"):
     """Write chunks; `end` is the last one."""
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + end
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+BIT = (  # a little content: before any, a stream's frame waits in the gateway
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,"delta":'
+    b'{"type":"text_delta","text":"hi"}}\n\n'
+)
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 

@@ -11,7 +11,8 @@ from support.validators import check_chat_stream, check_messages_stream
 from server.config.schema import Target, Upstream
 from server.errors import GatewayError
 from server.protocols import Protocol
-from server.protocols.by_protocol import METER
+from server.protocols.by_protocol import METER, PING
+from server.protocols.translation.ways import AS_THEY_ARE
 from server.secret import Secret
 from server.upstream.client import Dispatch, UpstreamClient, endpoint_of
 from server.upstream.connection import Head
@@ -27,6 +28,11 @@ BEGIN = {
     "anthropic": b"".join(piece + b"\n\n" for piece in MESSAGES.split(b"\n\n")[:4]),
     "openai": b"".join(piece + b"\n\n" for piece in CHAT.split(b"\n\n")[:4]),
 }
+FRAME = {
+    "anthropic": MESSAGES[: MESSAGES.index(b"event: content_block_delta")],
+    "openai": CHAT[: CHAT.index(b"\n\n") + 2],
+}
+DELTA = BEGIN["anthropic"].removeprefix(FRAME["anthropic"])
 HEAD = Head(200, [(b"content-type", b"text/event-stream; charset=utf-8")])
 BOTH = pytest.mark.parametrize("protocol", ["anthropic", "openai"])
 
@@ -55,7 +61,7 @@ def client_for(server, *, protocol="anthropic", proxy=None, timeouts=QUICK, ssl_
         proxy=None if proxy is None else Secret(proxy),
         timeouts=timeouts,
     )
-    return UpstreamClient({"there": endpoint_of(provider, None)}, Pool(ssl_context))
+    return UpstreamClient({"there": endpoint_of("there", provider, None)}, Pool(ssl_context))
 
 
 def dispatch(protocol="anthropic", body=b'{"model": "m"}'):
@@ -68,14 +74,22 @@ def dispatch(protocol="anthropic", body=b'{"model": "m"}'):
     )
 
 
+def relay_for(protocol, *, streaming=True, answers=AS_THEY_ARE, hide_usage=False, **options):
+    """Make a relay whose first attempt speaks `protocol`."""
+    options = {"ping": PING[Protocol(protocol)], **options}
+    relay = Relay(streaming=streaming, **options)
+    relay.begin(Protocol(protocol), answers, hide_usage=hide_usage)
+    return relay
+
+
 def start(client, *, protocol="anthropic", body=b'{"model": "m"}', streaming=True, **options):
     """Start a request as a pump does; give the relay and the task."""
-    relay = Relay(Protocol(protocol), streaming=streaming, **options)
+    relay = relay_for(protocol, streaming=streaming, **options)
 
     async def pump():
         error = None
         try:
-            error = await client.forward(dispatch(protocol, body), relay)
+            error = await client.forward(dispatch(protocol, body), relay.attempt)
         finally:
             relay.release(error)
 
@@ -105,6 +119,19 @@ async def relayed(client, **options):
     got = await read(relay)
     await task
     return got
+
+
+def feed(attempt, *pieces):
+    """Give an attempt the head and the first pieces of a stream."""
+    attempt.on_head(HEAD)
+    for piece in pieces:
+        attempt.on_data(piece)
+
+
+async def ended(relay):
+    """Give what the client of a relay gets whose latest attempt has ended."""
+    relay.release(await asyncio.wait_for(relay.attempt.over, 5))
+    return await read(relay)
 
 
 def metered(stream, protocol):

@@ -4,13 +4,12 @@ import asyncio
 import json
 
 import pytest
-from support.relays import CHAT, HEAD, MESSAGES, answer, events
+from support.relays import CHAT, HEAD, MESSAGES, answer, events, relay_for
 from support.stream_rules import check_messages_stream
 
 from server.errors import UpstreamError, UpstreamOverloaded
 from server.protocols import Protocol
 from server.protocols.translation import Context, ways
-from server.upstream.relay import Relay
 
 CONTEXT = Context(model="m", ident="1", created=1, input_tokens=5, names={})
 ERROR = b'data: {"error":{"message":"x","type":"overloaded"}}\n\n'
@@ -89,11 +88,11 @@ def test_a_stream_that_nobody_asked_for_and_never_ends_is_left():
     event = b"event: content_block_delta\ndata: %b\n\n" % json.dumps(delta).encode()
 
     async def feed():
-        relay = Relay(Protocol.ANTHROPIC, streaming=False, answers=gathered())
-        relay.on_head(HEAD)
+        attempt = relay_for("anthropic", streaming=False, answers=gathered()).attempt
+        attempt.on_head(HEAD)
         for _ in range(70):
-            relay.on_data(event)
-        return await asyncio.wait_for(relay.over, 5)
+            attempt.on_data(event)
+        return await asyncio.wait_for(attempt.over, 5)
 
     error = asyncio.run(feed())
 

@@ -21,7 +21,7 @@ from support.raw_upstream import (
     until,
     upstream,
 )
-from support.relays import client_for, relayed, start
+from support.relays import BEGIN, client_for, relayed, start
 
 from server.config.schema import Timeouts
 from server.errors import (
@@ -310,7 +310,7 @@ def test_a_cancelled_request_closes_its_connection_at_once(moment, twice):
         "connecting": ([HANG], b"{}"),
         "writing": ([EARLY, 0.2, HANG], bytes(5_000_000)),
         "before the head": ([HANG], b"{}"),
-        "amid the body": ([EVENTS, chunked(b": x\n\n", end=b""), HANG], b"{}"),
+        "amid the body": ([EVENTS, chunked(BEGIN["anthropic"], end=b""), HANG], b"{}"),
         "paused": ([EVENTS, *flood, HANG], b"{}"),
     }[moment]
 

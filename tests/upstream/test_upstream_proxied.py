@@ -27,7 +27,10 @@ from server.secret import Secret
 from server.upstream.client import endpoint_of
 
 MESSAGES = (Path(__file__).parent.parent / "data" / "messages_text.sse").read_bytes()
-DELTA = b'event: ping\ndata: {"type":"ping"}\n\n'
+DELTA = (
+    b'event: content_block_delta\ndata: {"type":"content_block_delta","index":0,'
+    b'"delta":{"type":"text_delta","text":"a"}}\n\n'
+)
 FAST = Timeouts(connect_s=1, first_byte_s=0.2, idle_s=0.2, write_s=0.2)
 
 
@@ -244,9 +247,9 @@ def test_a_successor_keeps_the_proxies_it_needs_and_others_close_behind_what_run
         await until(lambda: server.requests)
         there = Upstream(protocol="anthropic", base_url=server.url, proxy=Secret(proxy.url))
         direct = Upstream(protocol="anthropic", base_url=server.url)
-        same = client.succeeded_by({"there": endpoint_of(there, None)}, [pump])
+        same = client.succeeded_by({"there": endpoint_of("there", there, None)}, [pump])
         answers = [await relayed(same)]
-        last = same.succeeded_by({"there": endpoint_of(direct, None)}, [pump])
+        last = same.succeeded_by({"there": endpoint_of("there", direct, None)}, [pump])
         answers.append(await relayed(last))
         was_open = proxy.open
         go.set()

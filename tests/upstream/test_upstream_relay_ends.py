@@ -17,11 +17,11 @@ from support.relays import (
     events,
     metered,
     read,
+    relay_for,
 )
 
 from server.errors import UpstreamError
-from server.protocols import Protocol
-from server.upstream.relay import LINGER_S, Relay
+from server.upstream.attempt import LINGER_S
 
 PAGE = b"<html>\r\n<body>\r\n502 Bad Gateway\r\n</body>\r\n</html>\r\n"
 
@@ -179,13 +179,14 @@ def test_a_page_in_place_of_a_stream_is_an_error(status):
 
 def test_what_a_relay_is_told_after_its_end_changes_nothing():
     async def scenario():
-        relay = Relay(Protocol.ANTHROPIC, streaming=True)
-        relay.on_head(HEAD)
-        relay.on_data(MESSAGES)
-        relay.on_end(None)
-        relay.on_data(MESSAGES)
-        relay.on_end(UpstreamError("late"))
-        relay.release(await relay.over)
+        relay = relay_for("anthropic")
+        attempt = relay.attempt
+        attempt.on_head(HEAD)
+        attempt.on_data(MESSAGES)
+        attempt.on_end(None)
+        attempt.on_data(MESSAGES)
+        attempt.on_end(UpstreamError("late"))
+        relay.release(await attempt.over)
         relay.release(UpstreamError("later"))
         return await read(relay)
 

@@ -1,0 +1,132 @@
+"""The order in which one request may try its places: sticky, by weight, around what fails."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from math import ceil
+
+from server.config.schema import Routing
+from server.errors import UpstreamOverloaded
+from server.routing.places import Place
+from server.routing.spread import Pins, ranked
+from server.routing.verdict import Blame, Verdict
+
+PATIENCE_S = 8.0  # how long a request waits for a provider that says when to come back
+Chance = Callable[[], float]  # from 0 up to 1
+
+
+class Itinerary:
+    """The places of one request, the best first; `now` is in seconds on a monotonic clock.
+
+    A place that was not tried comes before one that was; a failed one is tried again only where
+    that may help, after a pause. `conversation` is asked for only where there is a choice.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        routing: Routing,
+        pins: Pins,
+        conversation: Callable[[], bytes],
+        now: float,
+    ) -> None:
+        self._routing, self._pins, self._begun = routing, pins, now
+        self._conversation: bytes | None = None
+        self._places: Sequence[Place] = places
+        if len(places) > 1:
+            self._conversation = conversation()
+            self._places = self._in_order(places, now)
+        self._tries: dict[Place, int] = {}
+        self._wait_until: dict[Place, float] = {}
+        self._out: set[Place] = set()
+        self._count = 0
+
+    def choose(self, now: float) -> Place | None:
+        """Give the place to try next; None where none is left, or the bounds are reached."""
+        if not self._count and len(self._places) == 1:  # as almost always
+            only = self._places[0]
+            return only if only.may_try(now) and only not in self._out else None
+        if self._count >= self._routing.max_attempts:
+            return None
+        open_ones = [each for each in self._places if self._is_open(each, now)]
+        fresh = [each for each in open_ones if each not in self._tries]
+        if not fresh:
+            return self._least_tried(open_ones)
+        awake = (each for each in fresh if not each.of_key.is_resting(now))
+        first = next(awake, fresh[0])
+        # Another key is as good; another model, at its own price, is for when this one fails.
+        return first if first.model == fresh[0].model else fresh[0]
+
+    def pause_s(self, place: Place, now: float, chance: Chance) -> float:
+        """Tell how long to wait before a place is tried: not at all the first time.
+
+        Half of the back-off is left to chance, so that many do not come back as one.
+        """
+        if place not in self._tries:
+            return 0.0
+        return max(self._backoff_s(place) * (0.5 + 0.5 * chance()), self._wait_until[place] - now)
+
+    def went(self, place: Place, now: float) -> None:
+        """Note that a place answers: the conversation stays there."""
+        if self._conversation is not None:
+            self._pins.went(self._conversation, place.ident, now)
+
+    def skip(self, place: Place, alike: Callable[[Place], object] = lambda each: each) -> None:
+        """Leave a place out, and all that are `alike`: they cannot take this request."""
+        self._out |= {each for each in self._places if alike(each) == alike(place)}
+
+    def failed(self, place: Place, verdict: Verdict, now: float, retry_after_s: float) -> None:
+        """Note a failure, and leave out what would only repeat it."""
+        self._count += 1
+        self._tries[place] = self._tries.get(place, 0) + 1
+        self._wait_until[place] = now + retry_after_s
+        if not verdict.may_repeat or retry_after_s > PATIENCE_S:
+            self._out |= {each for each in self._places if self._is_alike(each, place, verdict)}
+        if not verdict.may_move:
+            self._out.update(self._places)
+
+    def refusal(self, now: float) -> UpstreamOverloaded:
+        """Make the error for when every place has been failing: when the first may be tried."""
+        model = self._places[0].model
+        wait_s = max(1, ceil(min(each.retry_at(now) for each in self._places) - now))
+        return UpstreamOverloaded(
+            f'The providers of "{model}" have been failing; the gateway tries again in {wait_s} s.',
+            retry_after_s=wait_s,
+        )
+
+    def _in_order(self, places: Sequence[Place], now: float) -> list[Place]:
+        assert self._conversation is not None  # noqa: S101 - there is a choice
+        order: list[Place] = []
+        healthy = [each for each in places if each.may_try(now)]
+        first = next(iter(healthy), None)
+        for group, members in groupby(places, key=lambda each: each.group):
+            alike = [each for each in members if each.may_try(now)]
+            if first is not None and group == first.group:
+                order += self._pins.choose(self._conversation, alike, now)
+            else:
+                order += ranked(self._conversation, alike)
+        return [*order, *(each for each in places if each not in healthy)]
+
+    def _is_open(self, place: Place, now: float) -> bool:
+        if place in self._out or not place.may_try(now):
+            return False
+        # However long its pause comes to be: no attempt begins later than that.
+        pause_s = self.pause_s(place, now, _the_longest)
+        return not self._count or now + pause_s - self._begun < self._routing.retry_within_s
+
+    def _backoff_s(self, place: Place) -> float:
+        routing, doublings = self._routing, self._tries[place] - 1
+        return min(routing.longest_backoff_s, routing.backoff_s * 2.0**doublings)
+
+    def _least_tried(self, places: Sequence[Place]) -> Place | None:
+        return min(places, key=lambda each: self._tries.get(each, 0), default=None)
+
+    @staticmethod
+    def _is_alike(other: Place, place: Place, verdict: Verdict) -> bool:
+        """Tell whether another place would fail in the same way: same key, or same target."""
+        if verdict.blame in (Blame.KEY, Blame.RATE):
+            return other.of_key is place.of_key
+        return other.of_target is place.of_target
+
+
+def _the_longest() -> float:
+    return 1.0
