@@ -46,13 +46,13 @@ sys.stdin.read()
 
 
 async def _pragma(gateway, words):
-    """Tell the writer's own connection something; give the connection."""
+    """Tell the writer's own connection something; give the connection.
 
-    def tell():
-        models.database.execute_sql(words)
-        return models.database.connection()
-
-    return await gateway.services.store.write(tell)
+    Not in a job: the jobs that share its transaction would fail, and it with them.
+    """
+    connection = await gateway.services.store.write(models.database.connection)
+    connection.execute(words).close()
+    return connection
 
 
 @asynccontextmanager

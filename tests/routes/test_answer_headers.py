@@ -189,7 +189,7 @@ def test_the_clients_own_request_id_is_only_logged_and_only_where_asked_for(tmp_
             wire(gateway.url) as connection,
         ):
             replies = []
-            for theirs in ("theirs-1", "theirs-1", "y" * 129, "caf\xe9", "b" * 128):
+            for theirs in ("theirs-1", "theirs-1", "y" * 129, "xyz\xe9", "b" * 128):
                 sent = {"x_api_key": gateway.secret, "x_request_id": theirs}
                 body = json.dumps(ASK).encode()
                 replies.append(await connection.ask(request("POST", "/v1/messages", body, **sent)))
@@ -204,7 +204,7 @@ def test_the_clients_own_request_id_is_only_logged_and_only_where_asked_for(tmp_
     assert f"{ids[0]}: the client calls it theirs-1\n" in log
     assert "b" * 128 in log
     assert "y" * 100 not in log
-    assert "caf" not in log
+    assert "xyz" not in log
 
 
 def test_every_kind_of_answer_carries_our_id_and_no_header_of_a_server(tmp_path):
