@@ -13,7 +13,7 @@ from server.protocols import Protocol
 from server.protocols.by_protocol import ESTIMATE
 from server.tenants.keys import Billing
 
-RUNAWAY_FACTOR = 4
+RUNAWAY_FACTOR, RUNAWAY_SLACK = 4, 8192
 ROUGH_LIMIT_BYTES = 128 * 1024
 PREAMBLE_TOKENS = 1024  # what a provider adds of its own: how to use tools, and the like
 
@@ -56,7 +56,7 @@ def terms_of(call: Call, plan: Plan, rules: Rules, now: datetime) -> Terms:
         first_output=min(usual, billing.hold_slice_tokens),
         slice_tokens=billing.hold_slice_tokens,
         # What is counted here is a guess, and may be twice the truth; nobody is cut for that.
-        runaway_output=RUNAWAY_FACTOR * most + billing.hold_slice_tokens,
+        runaway_output=RUNAWAY_FACTOR * most + RUNAWAY_SLACK,
         least_output=(billing.min_output_tokens + _thinking_budget(plan)) * request.choices,
         assumed_tokens_per_s=billing.assumed_tokens_per_s,
         limit_field=_limit_field(plan, rules),
