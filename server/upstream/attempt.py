@@ -76,6 +76,11 @@ class Attempt:
         """Get ready for another connection; only where nothing of an answer has come."""
         self.over = self._loop.create_future()
 
+    def forget_relay(self) -> None:
+        """Drop the relay: it is over, and nothing comes any more."""
+        self.fail(AnswerTooLong("The answer is over."))  # where it was cut off in the middle
+        del self._relay
+
     def pause(self) -> None:
         """Stop reading from the provider."""
         if self._connection is not None:

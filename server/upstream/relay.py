@@ -88,6 +88,14 @@ class Relay:
             self.body = b"".join(self.attempt.ending)
         self.handoff.close(error)
         self._start()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Hold nothing that holds this: a request that has ended is not left to the collector."""
+        self._alert = _nothing
+        self.handoff.pause = self.handoff.resume = _nothing
+        if self._attempt is not None:
+            self._attempt.forget_relay()
 
     @property
     def has_delivered(self) -> bool:
