@@ -65,7 +65,7 @@ class Journey:
             if place.target is not self._place.target:
                 moved = await self._move(place, hold, relay)
                 if moved is None:
-                    self._itinerary.skip(place, alike=attrgetter("target"))
+                    self._itinerary.skip(place, alike=attrgetter("model", "target"))
                     continue
                 payload = moved
             else:

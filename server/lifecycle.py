@@ -154,13 +154,8 @@ async def running(
     """
     tls, files, presets = _read_files(settings, environ)
     collector = collector_of(settings, environ)
-    config = settings.config
     async with AsyncExitStack() as stack:
-        sock = bind(host or config.server.host, config.server.port if port is None else port)
-        stack.callback(sock.close)
-        # In a thread: the loop must see a second signal while another program locks the file.
-        await asyncio.to_thread(migrate, settings.database_path)
-        stack.enter_context(ServeLock(settings.database_path))
+        sock = await _take_place(stack, settings, host, port)
         watch = await _open_logs(stack, settings, collector)
         demo_server = await _start_demo(stack, settings, demo_options)
         demo_url = None if demo_server is None else demo_server.url
@@ -175,8 +170,21 @@ async def running(
         await stack.enter_async_context(stripe_worker.working(account, reconcile_every_s))
         reloader = Reloader(services, files, environ, demo_url, partial(_outlast, server))
         _run_beside(stack, reloader.run(reload_every_s, reload or asyncio.Event()))
-        url, warnings = url_of(config.server, sock), _warnings(settings, sock)
+        url, warnings = url_of(settings.config.server, sock), _warnings(settings, sock)
         yield Running(url, services, demo_server, warnings, server.connections)
+
+
+async def _take_place(
+    stack: AsyncExitStack, settings: Settings, host: str | None, port: int | None
+) -> socket.socket:
+    """Take the address and the database: nobody else serves at the one, or from the other."""
+    server = settings.config.server
+    sock = bind(host or server.host, server.port if port is None else port)
+    stack.callback(sock.close)
+    # In a thread: the loop must see a second signal while another program locks the file.
+    await asyncio.to_thread(migrate, settings.database_path)
+    stack.enter_context(ServeLock(settings.database_path))
+    return sock
 
 
 def _read_files(

@@ -86,28 +86,30 @@ def mint(
     limits.require_fit(limited, billing)
     if expires_at is not None and expires_at <= now:
         raise InvalidRequest("`expires_at` must lie in the future.", param="expires_at")
-    key = Key.create(
-        public_id=secrets.new_id("key_"),
-        tenant=tenant_id,
-        name=labels.require(name, field="name"),
-        member=None if member is None else labels.require(member, field="member"),
-        billing=billing.value,
-        scope=scope.value,
-        secret_sha256=secrets.digest(secret),
-        prefix=secret[:8],
-        last4=secret[-4:],
-        created_at=now,
-        created_by=created_by,
-        expires_at=expires_at,
-        limits=limits.text_of(limited),
-        limits_key=limits_key,
-    )
+    kind = {"billing": billing.value, "scope": scope.value}
+    life = {"created_at": now, "created_by": created_by, "expires_at": expires_at}
+    bound = {"limits": limits.text_of(limited), "limits_key": limits_key}
+    key = _insert(tenant_id, name, member, secret, **kind, **life, **bound)
     limits.count(key, limits.NONE, limited, now)
     told = {"member": member, "billing": key.billing, "scope": key.scope, "expires_at": expires_at}
     shown, shared = limits.as_json(limited), _public_id(limits_key)
     by = actor or created_by
     _record(Action.KEY_CREATED, key, by, now, **told, limits=shown, limits_key=shared)
     return Minted(key, secret)
+
+
+def _insert(tenant_id: int, name: str, member: str | None, secret: str, **columns: Any) -> Key:
+    key: Key = Key.create(
+        public_id=secrets.new_id("key_"),
+        tenant=tenant_id,
+        name=labels.require(name, field="name"),
+        member=None if member is None else labels.require(member, field="member"),
+        secret_sha256=secrets.digest(secret),
+        prefix=secret[:8],
+        last4=secret[-4:],
+        **columns,
+    )
+    return key
 
 
 def mint_child(

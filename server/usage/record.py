@@ -135,39 +135,34 @@ def open_request(
     The input estimate is stored at once, so that a crash leaves a fair figure behind.
     """
     started_ms = clock.to_ms(opening.started_at)
-    cursor = execute(
-        _OPEN,
-        (
-            opening.request_id,
-            opening.instance_id,
-            opening.tenant_id,
-            opening.member,
-            opening.tool,
-            opening.session,
-            opening.agent,
-            opening.protocol,
-            opening.stream,
-            opening.requested_model,
-            opening.model,
-            opening.upstream,
-            opening.upstream_model,
-            started_ms,
-            opening.input_estimate,
-            opening.billing,
-            opening.price_id,
-            opening.extras,
-            held_micros,
-            held_tokens,
-            window,
-            opening.spend_month,
-            opening.key_id,
-            started_ms,
-            opening.limits_key_id,
-            opening.limits_text,
-        ),
-    )
-    row = cursor.fetchone()
+    held = (held_micros, held_tokens, window, opening.spend_month)
+    key = (opening.key_id, started_ms, opening.limits_key_id, opening.limits_text)
+    row = execute(_OPEN, (*_described(opening, started_ms), *held, *key)).fetchone()
     return None if row is None else int(row[0])
+
+
+def _described(opening: Opening, started_ms: int) -> tuple[object, ...]:
+    """Give what a row begins with, in the order of `_OPEN`'s columns."""
+    return (
+        opening.request_id,
+        opening.instance_id,
+        opening.tenant_id,
+        opening.member,
+        opening.tool,
+        opening.session,
+        opening.agent,
+        opening.protocol,
+        opening.stream,
+        opening.requested_model,
+        opening.model,
+        opening.upstream,
+        opening.upstream_model,
+        started_ms,
+        opening.input_estimate,
+        opening.billing,
+        opening.price_id,
+        opening.extras,
+    )
 
 
 def key_lives(key_id: int, now: datetime) -> bool:

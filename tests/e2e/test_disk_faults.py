@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, closing
 
 import pytest
 from support.gateways import DEMO_CONFIG
+from support.locks import locked
 from support.priced import PATHS, asked, check_books, gatewayctl, prepare_money, process, prove
 from support.wires import check_refusal, request, run, until, wire
 
@@ -17,13 +18,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linu
 
 KINDS = {"anthropic": "overloaded_error", "openai": "unavailable"}
 BODY = json.dumps(asked("demo", stream=False, max_tokens=10)).encode()
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 @asynccontextmanager
@@ -85,22 +79,6 @@ async def _full(gateway, most):
         yield
     finally:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, no_limit)
-
-
-@asynccontextmanager
-async def _locked(path):
-    """Let another process keep every writer out."""
-    other = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LOCK, str(path)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert await other.stdout.readline() == b"locked\n"
-    try:
-        yield
-    finally:
-        other.stdin.close()
-        await other.wait()
 
 
 def _check(folder, answered, calls):
@@ -179,7 +157,7 @@ def test_a_database_that_another_process_locks_for_more_than_five_seconds(tmp_pa
     async def scenario():
         async with _served(tmp_path) as (gateway, ask, calls):
             answered = [(protocol, await ask(protocol)) for protocol in PATHS]
-            async with _locked(tmp_path / "gateway.db"):
+            async with locked(tmp_path / "gateway.db"):
                 pending = _both(ask)
                 tasks = [task for _, task in pending]
                 health = asyncio.create_task(_slowest_health(gateway.url, tasks))

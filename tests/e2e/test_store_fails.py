@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from support.gateways import started
+from support.locks import locked
 from support.priced import (
     CHECK,
     PATHS,
@@ -36,13 +37,6 @@ SMALL_SLICES = config(models=MODELS, billing="{hold_slice_tokens: 16, min_output
 KINDS = {"anthropic": "overloaded_error", "openai": "unavailable"}
 BODY = json.dumps(asked("demo", stream=False, max_tokens=10)).encode()
 READ_ONLY, WRITABLE = "PRAGMA query_only = 1", "PRAGMA query_only = 0"
-LOCK = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=10)
-connection.execute("BEGIN IMMEDIATE")
-print("locked", flush=True)
-sys.stdin.read()
-"""
 
 
 async def _pragma(gateway, words):
@@ -68,17 +62,8 @@ async def _read_only(gateway):
 @asynccontextmanager
 async def _locked(gateway):
     """Let another process keep every writer out."""
-    other = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", LOCK, str(gateway.folder / "gateway.db")),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert await other.stdout.readline() == b"locked\n"
-    try:
+    async with locked(gateway.folder / "gateway.db"):
         yield
-    finally:
-        other.stdin.close()
-        await other.wait()
 
 
 @asynccontextmanager
