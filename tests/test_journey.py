@@ -355,10 +355,10 @@ def test_a_refused_key_gives_way_to_another_and_is_not_asked_by_the_next(playing
     assert second.told == [("one", other + 1, None)]
 
 
-def fallback(price=PRICE):
+def fallback(price=PRICE, targets=(target("two", "f"),)):
     return {
         "smart": {"targets": ONE, "price": PRICE, "fallback": "fast"},
-        "fast": {"targets": [target("two", "f")], "price": price},
+        "fast": {"targets": list(targets), "price": price},
     }
 
 
@@ -385,7 +385,7 @@ def test_a_fallback_is_billed_as_what_it_is(playing):
     assert json.loads(done.journey.plan.payload)["model"] == "f"
 
 
-def stays_with_the_first(playing, bounds=(), price=PRICE, balance=1_000_000):
+def stays_with_the_first(playing, bounds=(), balance=1_000_000, **of_fallback):
     """Let a first target fail where its fallback is out of reach; it is tried again, to the end."""
 
     async def scenario(house):
@@ -394,11 +394,12 @@ def stays_with_the_first(playing, bounds=(), price=PRICE, balance=1_000_000):
         return done, house.providers.where, house.held_micros
 
     answers = [status(500, "first"), status(503), status(500)]
-    return playing(scenario, *answers, models=fallback(price))
+    return playing(scenario, *answers, models=fallback(**of_fallback))
 
 
-def test_a_fallback_that_is_too_dear_leaves_the_error_standing(playing):
-    done, where, held = stays_with_the_first(playing, price=DEAR, balance=5_000)
+@pytest.mark.parametrize("targets", [[target("two", "f")], ONE], ids=["other", "same target"])
+def test_a_fallback_that_is_too_dear_leaves_the_error_standing(playing, targets):
+    done, where, held = stays_with_the_first(playing, price=DEAR, targets=targets, balance=5_000)
 
     assert where == [("one", 0)] * 3
     assert (done.error.status, done.row.model, done.row.cost_micros, held) == (502, "smart", 0, 0)
