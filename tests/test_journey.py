@@ -191,6 +191,7 @@ class Served:
 
 
 ONE = [target("one")]
+ELSEWHERE = [target("two", "f")]
 TWO = [target("one"), target("two", order=2)]
 
 
@@ -355,10 +356,10 @@ def test_a_refused_key_gives_way_to_another_and_is_not_asked_by_the_next(playing
     assert second.told == [("one", other + 1, None)]
 
 
-def fallback(price=PRICE, targets=(target("two", "f"),)):
+def fallback(price=PRICE, targets=ELSEWHERE):
     return {
         "smart": {"targets": ONE, "price": PRICE, "fallback": "fast"},
-        "fast": {"targets": list(targets), "price": price},
+        "fast": {"targets": targets, "price": price},
     }
 
 
@@ -397,7 +398,7 @@ def stays_with_the_first(playing, bounds=(), balance=1_000_000, **of_fallback):
     return playing(scenario, *answers, models=fallback(**of_fallback))
 
 
-@pytest.mark.parametrize("targets", [[target("two", "f")], ONE], ids=["other", "same target"])
+@pytest.mark.parametrize("targets", [ELSEWHERE, ONE], ids=["other", "same target"])
 def test_a_fallback_that_is_too_dear_leaves_the_error_standing(playing, targets):
     done, where, held = stays_with_the_first(playing, price=DEAR, targets=targets, balance=5_000)
 
