@@ -1,6 +1,7 @@
 """Start a gateway, keep it running, and take it down without losing a request."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -53,6 +54,7 @@ __all__ = ["PortTaken", "Running", "handle_signals", "running", "serve"]
 
 RELOAD_EVERY_S = 1.0
 OPEN_MAX = 10_240
+COLLECT_AFTER = 10_000  # new objects; by default 700
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +106,7 @@ async def _serve(
     stop, reload = asyncio.Event(), asyncio.Event()
     handle_signals(stop, reload=reload)
     async with running(settings, host=host, port=port, reload=reload) as gateway:
+        _calm_collector()
         if ready is not None and not stop.is_set():
             ready(gateway)
         await stop.wait()
@@ -238,6 +241,17 @@ def _outlast(server: Any, config: Config) -> None:
     server.app.config.RESPONSE_TIMEOUT = longest_s
     for connection in server.connections:
         connection.response_timeout = longest_s
+
+
+def _calm_collector() -> None:
+    """Keep what the start made out of all later collections, and make those rarer.
+
+    An ended request leaves them nothing, and a full one would stop the loop for 5 ms to look at
+    50,000 objects that stay anyway.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def _warnings(settings: Settings, sock: socket.socket) -> tuple[str, ...]:
