@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from server.errors import UpstreamError
 from server.protocols import sse
@@ -16,8 +16,7 @@ BYTES_PER_TOKEN = 4
 MAX_TEXT_LENGTH = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Token counts of one answer; None where the provider never reported the field.
 
     `input_tokens` excludes what was read from or written to a cache, on both protocols.
@@ -72,7 +71,7 @@ class Meter:
     _delta: ClassVar[bytes]
 
     def __init__(self) -> None:
-        self.usage = Usage()
+        self.usage = _NOTHING_TOLD
         self.server_tool_uses: dict[str, int] = {}
         self.settings: dict[str, str] = {}
         self.started = False
@@ -126,6 +125,10 @@ class Meter:
         Such events neither tell usage nor end a stream, so nothing else needs to look at them.
         """
         return False
+
+    def runs(self, whole_events: bytes) -> tuple[bytes, ...]:
+        """Cut whole events apart so that `feed_deltas` takes as many of them as it can."""
+        return (whole_events,)
 
     @property
     def output_bytes_seen(self) -> int:
@@ -182,12 +185,12 @@ class Meter:
     def _take_counts(self, members: Mapping[str, Raw], *names: str) -> None:
         for name in names:
             raw = members.get(name)
-            if raw is None or bytes(raw) == b"null":
+            if raw is None:
                 continue
             text = bytes(raw)
-            if text.isdigit() and len(text) <= MAX_DIGITS and int(text) <= MAX_COUNT:
-                self._counts[name] = int(text)
-            else:
+            if text.isdigit() and len(text) <= MAX_DIGITS and (count := int(text)) <= MAX_COUNT:
+                self._counts[name] = count
+            elif text != b"null":
                 self._flag(f"{name} is not a count: {excerpt(raw)}")
 
     def _take_uses(self, raw: Raw | None) -> None:
@@ -263,5 +266,6 @@ def _decoded(raw: Raw | None) -> object:
         return {"message": excerpt(raw or b"")}
 
 
+_NOTHING_TOLD = Usage()
 _MEMBERS = msgspec.json.Decoder(dict[str, Raw] | None)
 _ANY = msgspec.json.Decoder(object)

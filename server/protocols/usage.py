@@ -48,6 +48,16 @@ class MessagesMeter(Meter):
         self._deltas += deltas
         return True
 
+    def runs(self, whole_events: bytes) -> tuple[bytes, ...]:
+        is_first = whole_events.startswith(_DELTA_HEAD)
+        before = 0 if is_first else whole_events.find(b"\n\n" + _DELTA_HEAD)
+        if before < 0:
+            return (whole_events,)
+        begin = 0 if is_first else before + 2
+        end = whole_events.find(b"\n\n", whole_events.rfind(_DELTA_HEAD)) + 2
+        parts = (whole_events[:begin], whole_events[begin:end], whole_events[end:])
+        return tuple(part for part in parts if part)
+
     def _find_telling(self, block: bytes, begin: int) -> int:
         # Plain searches: a pattern would stop at every quotation mark.
         places = [block.find(mark, begin) for mark in self._telling]

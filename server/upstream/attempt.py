@@ -37,7 +37,7 @@ class Attempt:
         self, relay: "Relay", protocol: Protocol, answers: Answers, *, hide_usage: bool
     ) -> None:
         self._relay = relay
-        self._loop = asyncio.get_running_loop()
+        self._loop = relay.loop
         self._protocol = protocol
         self._streamed = relay.streaming or answers.is_gathered
         self._machine, self._translate = answers.machine, answers.whole
@@ -174,9 +174,19 @@ class Attempt:
             if not self._is_ending and self.meter.feed_deltas(events):
                 self._put(events)  # as almost always
             else:
-                self._meter_events(screen(events, self._protocol))
+                self._take_mixed(events)
         else:
             self._collect(data)
+
+    def _take_mixed(self, events: bytes) -> None:
+        """Take events of which only some, if any, are deltas: those need not be looked through."""
+        for run in self.meter.runs(events):
+            if self._is_ending or self.over.done():
+                return
+            if self.meter.feed_deltas(run):
+                self._put(run)
+            else:
+                self._meter_events(screen(run, self._protocol))
 
     def _finish(self, error: GatewayError | None) -> None:
         if self.over.done():

@@ -24,6 +24,8 @@ class Relay:
     more than `most_s`, or `most_bytes`, ends with an error.
     """
 
+    attempt: Attempt  # the latest; `begin` makes the first before anything else is asked
+
     def __init__(
         self,
         *,
@@ -33,40 +35,33 @@ class Relay:
         most_s: float = NEVER,
         most_bytes: int = NEVER,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.streaming = streaming
         self._ping_event, self._ping_after_s = ping, ping_after_s
         self._timer: asyncio.TimerHandle | None = None
-        self._last_put = self._loop.time()
+        self._last_put = self.loop.time()
         self._released = self._has_put = self._is_held_back = self._is_late = False
         self._quiet_bytes, self._left_bytes = NEVER, most_bytes
         self._alert: Callable[[], None] = _nothing
         self._error: GatewayError | None = None
-        self._attempt: Attempt | None = None
         self.was_cut = False
         self.body: bytes | None = None
         self.handoff = Handoff()
         self.handoff.pause, self.handoff.resume = self._pause, self.resume
-        self.started: asyncio.Future[None] = self._loop.create_future()
+        self.started: asyncio.Future[None] = self.loop.create_future()
         if streaming:
-            self._timer = self._loop.call_later(ping_after_s, self._ping)
-        self._end_timer = self._loop.call_later(most_s, self._end_late)
+            self._timer = self.loop.call_later(ping_after_s, self._ping)
+        self._end_timer = self.loop.call_later(most_s, self._end_late)
 
     def begin(
         self, protocol: Protocol, answers: Answers = AS_THEY_ARE, *, hide_usage: bool = False
     ) -> Attempt:
         """Make the attempt whose answer the client will get; `protocol` is its provider's."""
-        self._attempt = Attempt(self, protocol, answers, hide_usage=hide_usage)
+        self.attempt = Attempt(self, protocol, answers, hide_usage=hide_usage)
         self._is_held_back = self.was_cut = False  # an earlier attempt was, if any
         if self._is_late:
             self._end_late()
-        return self._attempt
-
-    @property
-    def attempt(self) -> Attempt:
-        """Give the latest attempt."""
-        assert self._attempt is not None  # noqa: S101 - asked for only once there is one
-        return self._attempt
+        return self.attempt
 
     @property
     def meter(self) -> usage.Meter:
@@ -94,8 +89,7 @@ class Relay:
         """Hold nothing that holds this: a request that has ended is not left to the collector."""
         self._alert = _nothing
         self.handoff.pause = self.handoff.resume = _nothing
-        if self._attempt is not None:
-            self._attempt.forget_relay()
+        self.attempt.forget_relay()
 
     @property
     def has_delivered(self) -> bool:
@@ -146,7 +140,7 @@ class Relay:
 
     def give(self, piece: bytes) -> None:
         """Give the client a piece of its stream."""
-        self._last_put = self._loop.time()
+        self._last_put = self.loop.time()
         self._has_put = True
         self.handoff.put(piece)
         if not self.started.done():
@@ -186,11 +180,11 @@ class Relay:
         self.attempt.fail(AnswerTooLong("The provider's answer took longer than is waited for."))
 
     def _ping(self) -> None:
-        silent_s = self._loop.time() - self._last_put
+        silent_s = self.loop.time() - self._last_put
         if silent_s >= self._ping_after_s:
             self.give(self._ping_event)
             silent_s = 0.0
-        self._timer = self._loop.call_later(self._ping_after_s - silent_s, self._ping)
+        self._timer = self.loop.call_later(self._ping_after_s - silent_s, self._ping)
 
 
 def _nothing() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import UpstreamError
+from server.protocols import sse
 from server.protocols.sse import EventSplitter
 from server.protocols.usage import (
     ChatMeter,
@@ -478,6 +479,55 @@ def test_anything_but_sound_deltas_is_left_to_be_read(block):
 
     assert not meter.feed_deltas(block)
     assert everything(meter) == before
+
+
+START = message_event("message_start", message={"usage": {"input_tokens": 3}})
+STOP = message_event("message_stop")
+
+
+@pytest.mark.parametrize(
+    ("before", "deltas", "after"),
+    [
+        (b"", DELTA * 3, b""),
+        (START, DELTA * 3, b""),
+        (b"", DELTA * 3, STOP),
+        (START, DELTA, message_event("message_delta", usage={"output_tokens": 4}) + STOP),
+        (b"\n" + START, DELTA, b": comment\n\n"),
+        (START.replace(b"\n", b"\r\n"), b"", b""),
+        (START, b"", STOP),
+    ],
+)
+def test_events_are_cut_so_that_the_deltas_among_them_are_only_counted(before, deltas, after):
+    block = before + deltas + after
+    runs = MessagesMeter().runs(block)
+    expected = [part for part in (before, deltas, after) if part] if deltas else [block]
+
+    assert list(runs) == expected
+    assert not deltas or MessagesMeter().feed_deltas(deltas)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            (
+                *(START, DELTA, STOP, DELTA.replace(b"\n", b"\r\n"), b": comment\n\n"),
+                *(message_event("ping"), message_event("error", error={"message": "x"})),
+                *(b"<p>\n\n", b"data: event: content_block_delta\ndata: {}\n\n"),
+            )
+        ),
+        max_size=8,
+    )
+)
+def test_runs_are_whole_events_and_together_all_of_them(parts):
+    block = b"".join(parts)
+    runs = MessagesMeter().runs(block)
+
+    assert b"".join(runs) == block
+    assert [piece for run in runs for piece in sse.pieces(run)] == sse.pieces(block)
+
+
+def test_a_chat_block_is_always_read_whole():
+    assert ChatMeter().runs(DELTA * 2) == (DELTA * 2,)
 
 
 def test_a_chat_block_is_always_read():
