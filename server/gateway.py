@@ -79,7 +79,7 @@ class Flight:
         self._gateway = gateway
         self._call = call
         self._rules, self._upstream = gateway.rules, gateway.upstream
-        self._begun = time.monotonic()
+        self._loop, self._begun = asyncio.get_running_loop(), time.monotonic()
         self._outcome = Outcome.CANCELLED  # until it is known better
         self._is_left = False
         self.is_held = False  # from then on there may be a row, which ends it
@@ -94,7 +94,7 @@ class Flight:
         self._pass = gateway.limiter.admit(call.bounds, model, estimate, rules.config)
         self.relay = relay_of(call, self.plan, rules.config, ping_after_s=gateway.ping_after_s)
         begin_attempt(self.relay, call, self.plan, estimate)
-        self._pump = asyncio.get_running_loop().create_task(self._run())
+        self._pump = self._loop.create_task(self._run())
         gateway.pumps.add(self._pump)
         self._pump.add_done_callback(self._pump_ended)
         try:
@@ -156,7 +156,7 @@ class Flight:
             relay, self._journey.tried, outcome=self._outcome, error=error, begun=self._begun
         )
         self._pass.end(closing.total_tokens)
-        patience = asyncio.get_running_loop().call_later(SETTLE_WAIT_S, relay.release, error)
+        patience = self._loop.call_later(SETTLE_WAIT_S, relay.release, error)
         settled.add_done_callback(lambda done: self._settled(done, closing, error, patience))
 
     def _settled(

@@ -92,9 +92,10 @@ class Hold:
         self._holds = holds
         self._call = call
         self._plan, self._rules = plan, rules
-        self._terms = terms_of(call, plan, rules, clock.now())
+        now = clock.now()
+        self._terms = terms_of(call, plan, rules, now)
         self._grant = admission.FREE
-        self.opening = rows.opening(call, plan, holds.instance_id, self._terms.input_tokens)
+        self.opening = rows.opening(call, plan, holds.instance_id, self._terms.input_tokens, now)
         self.placed_at: float | None = None  # on `time.monotonic`'s clock
         self._relay: Relay | None = None
         self._units: Units = _no_units

@@ -3,12 +3,12 @@
 import re
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
-from server import clock
 from server.billing.pricing import Tokens, extras_json
 from server.billing.scales import Bill, Scale, columns_of
 from server.calls import Call, Plan
@@ -32,9 +32,9 @@ _LEFT_ALONE = (Outcome.CANCELLED, Outcome.CUT)  # while the provider may still h
 _LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 
-def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int) -> Opening:
+def opening(call: Call, plan: Plan, instance_id: int, input_tokens: int, now: datetime) -> Opening:
     """Describe a request that is about to leave; its estimated input stands after a crash."""
-    caller, now = call.caller, clock.now()
+    caller = call.caller
     is_capped = caller.limits.monthly_usd is not None and plan.price is not None
     return Opening(
         request_id=call.request_id,

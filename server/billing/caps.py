@@ -4,11 +4,11 @@ The cap is read from the key in the same transaction, so that a running stream m
 now. What exceeds a hold is charged in truth, to the cap as to the balance.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from server import clock
 from server.billing.holds import Money, Refusal
@@ -19,8 +19,7 @@ from server.store.statements import execute
 from server.tenants import spend
 
 
-@dataclass(frozen=True, slots=True)
-class Capped:
+class Capped(Struct, frozen=True):
     """Holds micros of a tenant's balance that count under a key's cap too."""
 
     money: Money

@@ -6,7 +6,6 @@ cent cannot both have it. All run inside the caller's transaction.
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
@@ -61,8 +60,7 @@ class Pool(Protocol):
         """Say why a hold of `units` cannot be had."""
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(Struct, frozen=True):
     """Holds micros of a tenant's balance."""
 
     tenant_id: int
@@ -91,8 +89,7 @@ class Money:
         return refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """Holds weighted tokens of a subscription's quota, and counts the request."""
 
     tenant_id: int

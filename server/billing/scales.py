@@ -1,7 +1,6 @@
 """What tokens come to, in the unit that a key pays in: micros, or weighted tokens."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -55,8 +54,7 @@ class Scale(Protocol):
         """Give what a request came to, with the extras that its answer reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class InMicros:
+class InMicros(Struct, frozen=True):
     """Counts money, at the price in force when the request came.
 
     Where `is_sure`, what is held covers every use of a server tool and the dearest cache; else
@@ -109,8 +107,7 @@ class InMicros:
         return Extras(tuple(uses.items()), self.extras.settings, self.extras.unreported)
 
 
-@dataclass(frozen=True, slots=True)
-class InQuota:
+class InQuota(Struct, frozen=True):
     """Counts weighted tokens."""
 
     weights: Weights

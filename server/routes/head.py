@@ -9,9 +9,6 @@ from server.errors import InvalidRequest
 
 _HEADER = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*"
 _HEAD = re.compile(rb"[A-Z]{3,16} [!-\"$-~]+ HTTP/1\.[01](?:\r\n" + _HEADER + rb")*").fullmatch
-_HOST = re.compile(rb"\r\nhost:", re.IGNORECASE).findall
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([^\r]*)", re.IGNORECASE).search
-_CODING = re.compile(rb"\r\ntransfer-encoding:[ \t]*([^\r]*)", re.IGNORECASE).search
 
 
 class CheckedRequest(Request[Any, Any]):
@@ -36,11 +33,19 @@ def _problem(head: bytes) -> str | None:
         return "The request head is malformed."
     if head.startswith(b"CONNECT") or head.split(b" ", 2)[1][:1] != b"/":
         return "Only paths of this server can be asked for."
-    if len(_HOST(head)) != 1:
+    lowered = head.lower()
+    if lowered.count(b"\r\nhost:") != 1:
         return "A request has exactly one Host."
-    length, coding = _LENGTH(head), _CODING(head)
-    if length is not None and not (length[1].isdigit() and length[1].isascii()):
+    length = _value(lowered, b"\r\ncontent-length:", head)
+    if length is not None and not (length.isdigit() and length.isascii()):
         return "Content-Length is not a number."
-    if coding is not None and (coding[1] != b"chunked" or b" HTTP/1.0" in head):
+    coding = _value(lowered, b"\r\ntransfer-encoding:", head)
+    if coding is not None and (coding != b"chunked" or b" HTTP/1.0" in head):
         return "This transfer coding is not understood."
     return None
+
+
+def _value(lowered: bytes, name: bytes, head: bytes) -> bytes | None:
+    """Give a header's first value as it was sent, but for what leads up to it; None without."""
+    at = lowered.find(name)
+    return None if at < 0 else head[at + len(name) :].partition(b"\r")[0].lstrip(b" \t")
