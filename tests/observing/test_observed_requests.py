@@ -214,7 +214,8 @@ def test_open_streams_and_their_holds_are_seen(tmp_path):
         )
         async with started(tmp_path, config) as gateway, gateway.client() as client:
             async with client.stream("POST", "/v1/messages", json=ask) as answer:
-                await anext(answer.aiter_raw())
+                pieces = answer.aiter_raw()  # without a name it would be closed at once
+                await anext(pieces)
                 during = parse((await client.get("/metrics")).text)
             await until(lambda: not gateway.gateway.pumps)
             await until(lambda: gateway.services.open_streams == 0)
