@@ -42,9 +42,8 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
                 try:
                     async with flight:
                         return await _relay(request, flight)
-                except _REFUSED_BY_LIMITS as err:
-                    is_news = wire.has_changed(request, services_of(request))
-                    if tries == MOST_TRIES or not (is_news or isinstance(err, KeyChanged)):
+                except GatewayError as err:
+                    if flight.is_held or not _may_be_other(request, err) or tries == MOST_TRIES:
                         raise
         except GatewayError as err:
             if isinstance(err, InvalidApiKey) and flight is not None:
@@ -54,6 +53,12 @@ def _handler(protocol: Protocol, tool: str | None) -> wire.Handler:
             return wire.refused(request, err, protocol)
 
     return serve
+
+
+def _may_be_other(request: AnyRequest, err: GatewayError) -> bool:
+    """Tell whether a refusal may be another by now; a key that has died is refused as that."""
+    is_news = wire.has_changed(request, services_of(request))
+    return isinstance(err, KeyChanged) or (is_news and isinstance(err, _REFUSED_BY_LIMITS))
 
 
 async def _receive(request: AnyRequest) -> bytes:

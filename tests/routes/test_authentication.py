@@ -242,6 +242,37 @@ def test_a_revocation_over_http_counts_at_once_and_twice_is_the_same(tmp_path):
     assert first.json()["status"] == "revoked"
 
 
+def test_a_remembered_key_that_has_died_is_told_nothing_else(tmp_path):
+    """Not which models there are, nor how the providers do."""
+    routing = "routing: {max_attempts: 1, breaker_failures: 1, breaker_open_s: 60}"
+
+    async def scenario():
+        async with (
+            recording(http_answer(503, b"{}")) as upstream,
+            started(tmp_path, f"{config_for(upstream.url)}{routing}\n") as gateway,
+        ):
+            key_id, secret = await gateway.mint(billing=Billing.SUBSCRIPTION)
+            asks = [("/claudecode/v1/messages", ASK), ("/v1/messages", ASK)]
+            asks += [("/claudecode/v1/messages", {"model": "nobody", "messages": []})]
+            asks += [("/claudecode/v1/messages", {"max_tokens": -1})]
+            posts = [
+                request("POST", path, json.dumps(ask).encode(), x_api_key=secret)
+                for path, ask in [asks[0], *asks]
+            ]
+            await gateway.subscribe("team")
+            async with wire(gateway.url) as connection:
+                before = [(await connection.ask(post)).status for post in posts]
+                sql = 'UPDATE "key" SET revoked_at = ? WHERE public_id = ?'
+                _elsewhere(tmp_path, sql, clock.to_ms(clock.now()), key_id)
+                after = [(await connection.ask(post)).status for post in posts]
+            return before, after
+
+    before, after = run(scenario)
+
+    assert before == [529, 529, 403, 404, 400]
+    assert after == [401] * 5
+
+
 def test_where_one_of_two_keys_dies_the_other_counts(tmp_path):
     async def scenario():
         async with (
