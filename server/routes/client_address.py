@@ -12,6 +12,7 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Seq
     `peer` is the other end of the connection, `forwarded_for` the X-Forwarded-For headers in
     their order. They are read from the right and only as far as proxies are trusted, for anyone
     can send the header; where a hop cannot be read, the proxy that passed it on stands for it.
+    One with a zone cannot: a zone names another machine's network card, in any bytes one likes.
     """
     nearest = _parse(peer)
     if nearest is None:
@@ -19,7 +20,8 @@ def client_address(peer: str, forwarded_for: Sequence[str], trusted_proxies: Seq
     networks = [ip_network(each) for each in trusted_proxies]
     hops = ",".join(forwarded_for).split(",")
     while hops and any(nearest in network for network in networks):
-        hop = _parse(hops.pop())
+        text = hops.pop()
+        hop = None if "%" in text else _parse(text)
         if hop is None:
             break
         nearest = hop
