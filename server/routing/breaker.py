@@ -73,8 +73,15 @@ class Breaker:
         self.on_change = on_change
 
     def adopt(self, failures: int | None, open_s: float, longest_s: float) -> None:
-        """Go by other bounds from now on; one that is open stays so for as long as it was to."""
+        """Go by other bounds from now on; one that is open stays so for as long as it was to.
+
+        Where none is to open any more it is closed, and nobody is told of that.
+        """
         self._failures, self._open_s, self._longest_s = failures, open_s, longest_s
+        if failures is None and self.opened_at is not None:
+            # Its probe, if one is under way, is of an earlier turn: a failure would not end it.
+            self.opened_at, self._is_probing, self._state = None, False, State.CLOSED
+            self._turn = Permit(self._turn + 1)
         if self.opened_at is None:
             self._open_for_s = open_s
 

@@ -258,6 +258,24 @@ def test_every_change_is_told_once():
     ]
 
 
+@pytest.mark.parametrize("end", ["failed", "succeeded", "abandoned", None])
+@pytest.mark.parametrize("reloaded_at", [9.0, 11.0])
+def test_where_none_is_to_open_any_more_one_that_is_open_closes(reloaded_at, end):
+    """Its probe may be under way, and may fail: nothing is held off for ever."""
+    each = opened()
+    probe = each.begin(reloaded_at)
+
+    each.adopt(None, 10.0, 60.0)
+    if probe is not None and end is not None:
+        getattr(each, end)(probe, 12.0)
+    fail(each, 13.0, times=9)
+
+    assert (each.state(13.0), each.may_try(13.0), each.opened_at) == (CLOSED, True, None)
+    each.adopt(3, 10.0, 60.0)
+    fail(each, 14.0)
+    assert (each.state(14.0), each.retry_at(14.0)) == (OPEN, 24.0)
+
+
 def test_resting_is_a_preference_and_refuses_nothing():
     each = breaker()
     assert not each.is_resting(0.0)
