@@ -54,7 +54,10 @@ class Output:
         if self.as_json:
             self.document(document)
         elif self.for_people:
-            console(colour=self.colour).print(rich_table(table))
+            terminal = console(colour=self.colour)
+            # A terminal wraps what is wider; rich would cut digits off, and nobody could tell.
+            terminal.width = max(terminal.width, _least_width(table))
+            terminal.print(rich_table(table))
         else:
             for row in table.rows:
                 line("\t".join("" if cell is None else plain(cell) for cell in row))
@@ -201,8 +204,6 @@ def rich_table(table: Table) -> "RenderableType":
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    rows = [*table.rows, *(row for _, section in table.sections for row in section)]
-    shown = [at for at in range(len(table.columns)) if any(row[at] is not None for row in rows)]
     made = RichTable(
         box=box.SIMPLE_HEAD,
         title=table.title,
@@ -210,13 +211,13 @@ def rich_table(table: Table) -> "RenderableType":
         title_style="bold",
         header_style="bold",
     )
+    shown = _shown(table)
     for column in (table.columns[at] for at in shown):
-        is_number = column in table.numbers
         made.add_column(
             column,
-            justify="right" if is_number else "left",
+            justify="right" if column in table.numbers else "left",
             overflow="fold",
-            no_wrap=is_number or column == "id",
+            no_wrap=_stays_whole(table, column),
             max_width=_BAR_WIDTH if column == "share" else None,
         )
     for heading, section in (("", table.rows), *table.sections):
@@ -226,6 +227,31 @@ def rich_table(table: Table) -> "RenderableType":
         for row in section:
             made.add_row(*(_rich_cell(row[at]) for at in shown))
     return made
+
+
+def _rows(table: Table) -> list[Sequence[object]]:
+    return [*table.rows, *(row for _, section in table.sections for row in section)]
+
+
+def _shown(table: Table) -> list[int]:
+    rows = _rows(table)
+    return [at for at in range(len(table.columns)) if any(row[at] is not None for row in rows)]
+
+
+def _stays_whole(table: Table, column: str) -> bool:
+    return column in table.numbers or column == "id"
+
+
+def _least_width(table: Table) -> int:
+    """Tell how wide `table` is where all that may fold is narrow, and all else is whole."""
+    from rich.cells import cell_len
+
+    width = 1
+    for at in _shown(table):
+        cells = (plain(row[at]) for row in _rows(table))
+        whole = max(map(cell_len, [*table.columns[at].splitlines(), *cells]))
+        width += _GAP + (whole if _stays_whole(table, table.columns[at]) else min(whole, _FOLDED))
+    return width
 
 
 def _rich_cell(cell: object) -> "RenderableType":
@@ -238,3 +264,5 @@ def _rich_cell(cell: object) -> "RenderableType":
 
 
 _BAR_WIDTH = 24
+_FOLDED = 4  # columns that are left of a text, at least
+_GAP = 3  # columns between two cells, their padding included
