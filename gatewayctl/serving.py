@@ -20,13 +20,19 @@ from gatewayctl.session import Session, store_failures
 
 
 @contextmanager
-def serving() -> Iterator[None]:
-    """Turn what keeps a server from serving into how a command ends."""
+def serving(database: Path) -> Iterator[None]:
+    """Turn what keeps a server from serving `database` into how a command ends."""
     from server.lifecycle import PortTaken
+    from server.store.lock import ServeLock
 
     try:
         with store_failures():
-            yield
+            try:
+                yield
+            except PortTaken:
+                # Most often by the gateway that serves this database: another port is no way out.
+                with ServeLock(database):
+                    raise
     except PortTaken as exc:
         raise CommandError(str(exc), code="port_taken") from exc
 
@@ -58,7 +64,7 @@ def serve(session: Session, host: str | None, port: int | None) -> int:
         session.out.lines(document, ())
         session.out.note(f"Serving at {gateway.url}; the log is {settings.log_path}.")
 
-    with serving():
+    with serving(settings.database_path):
         if migrate.check(settings.database_path) is migrate.SchemaState.MISSING:
             migrate.require_current(settings.database_path)
         return lifecycle.serve(

@@ -43,7 +43,7 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
         _tell(session, done, gateway.url)
 
     try:
-        with serving():
+        with serving(done.settings.database_path):
             status = lifecycle.serve(
                 done.settings, host=host, port=port, ready=ready, draining=session.tell_draining
             )

@@ -246,6 +246,19 @@ def test_while_it_serves_the_commands_work_and_a_second_server_does_not(start, p
     assert (again.code, again.error["code"]) == (7, "locked")
 
 
+def test_a_second_server_is_told_of_the_first_and_not_of_its_port(start, ready, cli):
+    first = start("serve", "--port", "0", "--json")
+    port = first.document()["url"].rpartition(":")[2]
+
+    second = start("serve", "--port", port, "--json")
+
+    assert second.process.wait(PATIENCE_S) == 7
+    second.stop()
+    error = json.loads("".join(second.err))["error"]
+    assert error["code"] == "locked"
+    assert f"process {first.process.pid};" in error["message"]
+
+
 def test_while_it_serves_a_subscription_that_ends_has_ended_at_once(start, ready, cli):
     url = start("serve", "--port", "0", "--json").document()["url"]
     key = ready.out.strip()
