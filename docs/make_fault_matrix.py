@@ -30,19 +30,23 @@ ESTIMATED = "an estimate"
 
 
 class Form(NamedTuple):
-    """What comes of a request, with one target; `moves` tells whether a second is asked."""
+    """What comes of a request, with one target, and how long that waits.
+
+    `moves` tells whether a second target is asked.
+    """
 
     gets: str
     bill: str = NOTHING
     attempts: int = 3
     moves: bool = True
+    waits_s: float = 0
 
 
 class Row(NamedTuple):
     """A fault: what the provider does, the demo's model that does it, and what comes of it.
 
-    Without a model nobody listens. `waits` are rows whose attempts wait; `is_short` ones have
-    timeouts of half a second.
+    Without a model nobody listens. `waits` are rows whose attempts wait for each other;
+    `is_short` ones have timeouts of half a second. Memory may grow by `most_mib`.
     """
 
     name: str
@@ -50,7 +54,7 @@ class Row(NamedTuple):
     model: str | None
     stream: Form
     whole: Form
-    is_big: bool = False
+    most_mib: int = 16
     is_silent: bool = False
     is_short: bool = False
     waits: bool = False
@@ -58,6 +62,7 @@ class Row(NamedTuple):
 
 
 SERVED = Form(ANSWER, REPORTED, 1, moves=False)
+SILENT = Form(ANSWER, REPORTED, 1, moves=False, waits_s=70)
 GUESSED = Form(ANSWER, ESTIMATED, 1, moves=False)
 CUT = Form(BROKEN, DELIVERED, 1, moves=False)
 REFUSED = Form(FAILED)
@@ -71,21 +76,21 @@ ROWS = [
     Row("refused", "refuses the connection", None, REFUSED, REFUSED),
     Row("closed", "closes it without an answer", "fault:refuse", REFUSED, REFUSED),
     Row("reset", "resets it", "fault:reset", REFUSED, REFUSED),
-    Row("slow-head", "no head for 70 s", "fault:slow:{silent_s}", SERVED, SERVED, is_silent=True),
+    Row("slow-head", "no head for 70 s", "fault:slow:{silent_s}", SILENT, SILENT, is_silent=True),
     Row(
         "silent",
         "silent for 70 s in the middle",
         "fault:stall:{silent_s}",
-        SERVED,
-        SERVED,
+        SILENT,
+        SILENT,
         is_silent=True,
     ),
     Row(
         "late-head",
         "no head within `first_byte_s`, here 0.5 s",
         "fault:slow:30",
-        Form(LATE),
-        Form(TIMED_OUT),
+        Form(LATE, waits_s=1.5),
+        Form(TIMED_OUT, waits_s=1.5),
         is_silent=True,
         is_short=True,
     ),
@@ -93,8 +98,8 @@ ROWS = [
         "late",
         "silent for `idle_s` in the middle, here 0.5 s",
         "fault:stall:30",
-        Form(BROKEN_LATE, DELIVERED, 1, moves=False),
-        Form(TIMED_OUT, INPUT),
+        Form(BROKEN_LATE, DELIVERED, 1, moves=False, waits_s=0.5),
+        Form(TIMED_OUT, INPUT, waits_s=1.5),
         is_silent=True,
         is_short=True,
     ),
@@ -102,9 +107,9 @@ ROWS = [
     Row("cut-clean", "ends before the last event", "fault:cut-clean", CUT, TAKEN),
     Row("reset-midway", "resets it in the middle of an event", "fault:rst-mid", CUT, TAKEN),
     Row("garbage", "garbage between events, or for an answer", "fault:garbage", SERVED, TAKEN),
-    Row("endless-line", "a line without end", "fault:endless-line", CUT, OVERFULL, is_big=True),
-    Row("endless", "an answer without end", "fault:endless:0", STOPPED, OVERFULL, is_big=True),
-    Row("gzip-bomb", "a compression bomb", "fault:gzipbomb", TAKEN, TAKEN, is_big=True),
+    Row("endless-line", "a line without end", "fault:endless-line", CUT, OVERFULL, most_mib=150),
+    Row("endless", "an answer without end", "fault:endless:0", STOPPED, OVERFULL, most_mib=150),
+    Row("gzip-bomb", "a compression bomb", "fault:gzipbomb", TAKEN, TAKEN, most_mib=150),
     Row("401", "401", "fault:unauthorized", ONCE, ONCE),
     Row("403", "403", "fault:forbidden", ONCE, ONCE),
     Row("404", "404", "fault:notfound", ONCE, ONCE),
@@ -114,8 +119,8 @@ ROWS = [
         "429-soon",
         "429 with `retry-after: 1`",
         "fault:ratelimit:1",
-        Form(LIMITED),
-        Form(LIMITED),
+        Form(LIMITED, waits_s=2),
+        Form(LIMITED, waits_s=2),
         waits=True,
         retry_after="1",
     ),
@@ -131,8 +136,8 @@ ROWS = [
         "429",
         "429 without `retry-after`",
         "fault:ratelimit:none",
-        Form(LIMITED),
-        Form(LIMITED),
+        Form(LIMITED, waits_s=10),
+        Form(LIMITED, waits_s=10),
         waits=True,
     ),
     Row("500", "500", "fault:error", REFUSED, REFUSED),
@@ -149,8 +154,8 @@ ROWS = [
 
 _HEAD = """\
 | the provider | one target: the client gets | with a second target behind | bill of one target | \
-attempts |
-|---|---|---|---|---|"""
+attempts | after | held | open calls | memory |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def render() -> str:
@@ -173,12 +178,18 @@ def _line(row: Row) -> str:
         _either(_behind(stream), _behind(whole)),
         _either(stream.bill, whole.bill),
         _either(str(stream.attempts), str(whole.attempts)),
+        _either(_after(stream), _after(whole)),
+        *("0", "0", f"< {row.most_mib} MiB"),
     ]
     return f"| {' | '.join(cells)} |"
 
 
 def _behind(form: Form) -> str:
     return "the second's answer" if form.moves else "the same"
+
+
+def _after(form: Form) -> str:
+    return f"{form.waits_s:g} s" if form.waits_s else "at once"
 
 
 def _either(stream: str, whole: str) -> str:

@@ -14,7 +14,7 @@ import httpx
 from support.gateways import started
 from support.raw_upstream import until
 
-from server.store.models import Tenant
+from server.store.models import Request, Tenant
 from server.upstream import demo
 
 PATHS = {"anthropic": "/v1/messages", "openai": "/v1/chat/completions"}
@@ -26,7 +26,6 @@ KEY = "sk-fake-matrix-key-0123456789"
 PING_AFTER_S = 0.25
 SILENT_S = 0.8  # where a provider falls silent, but not for too long
 SHORT_S = 0.5  # the timeouts of what is silent for too long
-AT_ONCE = 8
 _STATUS = Path("/proc/self/status")
 
 
@@ -38,10 +37,12 @@ class Told:
     headers: httpx.Headers
     body: bytes
     took_s: float
+    is_settled: bool  # as soon as the client had its last byte
+    open_s: float  # how long after that a provider had a call of it open
+    grown_bytes: int  # by how much memory grew meanwhile; those that wait are taken as one
     row: dict
     first: list  # the calls that reached the faulty upstream
     second: list  # and the healthy one
-    grown_bytes: int  # by how much memory grew meanwhile; of the big ones alone
 
     @property
     def attempts(self):
@@ -67,7 +68,8 @@ async def play(folder, rows, *, silent_s=SILENT_S, ping_after_s=PING_AFTER_S):
         with _closed_port() as port:
             config = _config(rows, (first.url, second.url, f"http://127.0.0.1:{port}"), silent_s)
             async with started(folder, config) as gateway, gateway.client() as client:
-                asked = await _ask_for_all(gateway.gateway, client, rows, first, ping_after_s)
+                asker = Asker(gateway, client, (first.journal, second.journal))
+                asked = await asker.ask_for_all(rows, ping_after_s)
                 await until(lambda: not gateway.gateway.pumps)
                 await until(lambda: first.journal.open + second.journal.open == 0)
                 await gateway.services.store.write(lambda: None)  # what is queued is committed
@@ -84,35 +86,68 @@ async def play(folder, rows, *, silent_s=SILENT_S, ping_after_s=PING_AFTER_S):
         await second.close()
 
 
-async def _ask_for_all(gateway, client, rows, first, ping_after_s):
-    """Ask: those that wait meanwhile, the silent with early pings, the big alone, the others."""
-    slots, usual_s = asyncio.Semaphore(AT_ONCE), gateway.ping_after_s
+class Asker:
+    """Asks through a gateway, and looks at once at what each answer has left behind."""
 
-    async def one(row, form):
-        return name_of(row, *form), await _ask(client, row, *form)
+    def __init__(self, gateway, client, journals) -> None:
+        self._gateway, self._client, self._journals = gateway, client, journals
 
-    async def in_turn(row, form):
-        async with slots:
-            return await one(row, form)
+    async def ask_for_all(self, rows, ping_after_s):
+        """Ask: what waits, and meanwhile the silent with early pings; then each of the rest."""
+        serving, first = self._gateway.gateway, self._journals[0]
+        slow = {kind: [*product(those, FORMS)] for kind, those in _slow_ones(rows).items()}
+        usual_s, before = serving.ping_after_s, _begin_peak()
+        waiting = asyncio.gather(*(self._ask(*each) for each in slow["waits"]))
+        await until(lambda: len(first.entries) >= len(slow["waits"]))
+        serving.ping_after_s = ping_after_s
+        asked = await asyncio.gather(*(self._ask(*each) for each in slow["silent"]))
+        serving.ping_after_s = usual_s
+        asked += await waiting
+        grown = _memory("VmHWM") - before
+        found = {name: (*told, grown) for name, *told in asked}
+        for row, form in product(rows, FORMS):
+            if not (row.waits or row.is_silent):
+                before = _begin_peak()
+                name, *told = await self._ask(row, form)
+                found[name] = (*told, _memory("VmHWM") - before)
+        return found
 
-    of = {kind: list(product(those, FORMS)) for kind, those in _by_kind(rows).items()}
-    waiting = asyncio.gather(*(one(*each) for each in of["waits"]))
-    await until(lambda: len(first.journal.entries) >= len(of["waits"]))
-    gateway.ping_after_s = ping_after_s
-    found = await asyncio.gather(*(one(*each) for each in of["silent"]))
-    gateway.ping_after_s = usual_s
-    for row, form in of["big"]:
-        found.append((name_of(row, *form), await _weighed(client, row, form)))
-    found += await asyncio.gather(*(in_turn(*each) for each in of["other"]))
-    return [*found, *await waiting]
+    async def _ask(self, row, form):
+        protocol, kind, _ = form
+        ask = {
+            "model": name_of(row, *form),
+            "max_tokens": 400,
+            "messages": [{"role": "user", "content": "Tell me what you are."}],
+            "stream": kind == "stream",
+        }
+        if protocol == "openai" and kind == "stream":
+            ask["stream_options"] = {"include_usage": True}
+        begun, body = time.monotonic(), b""
+        path, client = PATHS[protocol], self._client
+        async with client.stream("POST", path, json=ask, timeout=200) as reply:
+            async for piece in reply.aiter_raw():
+                body += piece
+        ended = time.monotonic()
+        made = reply.headers["request-id"]
+        is_settled = await self._gateway.services.store.read(_is_settled, made)
+        await until(lambda: not self._is_open(made))
+        open_s = time.monotonic() - ended
+        return ask["model"], reply, body, ended - begun, is_settled, open_s
+
+    def _is_open(self, made):
+        entries = (entry for journal in self._journals for entry in journal.entries)
+        return any(entry.outcome == "open" for entry in entries if entry.request_id == made)
 
 
-def _by_kind(rows):
-    kinds = {"waits": [], "silent": [], "big": [], "other": []}
-    for row in rows:
-        kind = "waits" if row.waits else "silent" if row.is_silent else None
-        kinds[kind or ("big" if row.is_big else "other")].append(row)
-    return kinds
+def _slow_ones(rows):
+    return {
+        "waits": [row for row in rows if row.waits],
+        "silent": [row for row in rows if row.is_silent],
+    }
+
+
+def _is_settled(made):
+    return Request.get(Request.request_id == made).state == "settled"
 
 
 def _told(asked, usage_rows, first, second):
@@ -124,13 +159,12 @@ def _told(asked, usage_rows, first, second):
             reached[entry.request_id].append(entry.as_json())
     return {
         name: Told(
-            *(reply.status_code, reply.headers, body, took_s),
+            *(reply.status_code, reply.headers, *told),
             row=by_id[made := reply.headers["request-id"]],
             first=calls[0][made],
             second=calls[1][made],
-            grown_bytes=grown,
         )
-        for name, (reply, body, took_s, grown) in asked
+        for name, (reply, *told) in asked.items()
     }
 
 
@@ -140,29 +174,6 @@ def _money():
         "held_micros": tenant.held_micros,
         "balance_micros": tenant.balance_micros,
     }
-
-
-async def _ask(client, row, protocol, form, targets):
-    ask = {
-        "model": name_of(row, protocol, form, targets),
-        "max_tokens": 400,
-        "messages": [{"role": "user", "content": "Tell me what you are."}],
-        "stream": form == "stream",
-    }
-    if protocol == "openai" and form == "stream":
-        ask["stream_options"] = {"include_usage": True}
-    begun, body = time.monotonic(), b""
-    async with client.stream("POST", PATHS[protocol], json=ask, timeout=200) as reply:
-        async for piece in reply.aiter_raw():
-            body += piece
-    return reply, body, time.monotonic() - begun, 0
-
-
-async def _weighed(client, row, form):
-    """Ask for what is big alone, and see how far memory rises: the upstream's is in it too."""
-    before = _begin_peak()
-    *told, _ = await _ask(client, row, *form)
-    return *told, _memory("VmHWM") - before
 
 
 def _begin_peak():
