@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 
 import httpx
 import pytest
@@ -65,6 +66,30 @@ def test_a_body_of_exactly_the_limit_is_read(tmp_path):
     assert len(body) == MB
     assert fits.status_code == 404
     assert larger.status_code == 413
+
+
+def test_a_body_in_the_smallest_chunks_takes_no_more_memory_than_another(tmp_path):
+    size, head = 200_000, _head("/v1/messages/count_tokens", "transfer-encoding: chunked")
+    body = json.dumps({"messages": []}).ljust(size).encode()
+    chunks = b"".join(b"2\r\n%b\r\n" % body[at : at + 2] for at in range(0, size, 2))
+
+    async def scenario():
+        async with started(tmp_path, SMALL) as gateway, wire(gateway.url) as connection:
+            key = f"\r\nx-api-key: {gateway.secret}\r\nhost:".encode()
+            await connection.send(head.replace(b"\r\nhost:", key))
+            tracemalloc.start()
+            try:
+                for at in range(0, len(chunks), 50_000):
+                    await connection.send(chunks[at : at + 50_000])
+                reply = await connection.ask(b"0\r\n\r\n")
+                return reply, tracemalloc.get_traced_memory()[1]
+            finally:
+                tracemalloc.stop()
+
+    reply, peak = run(scenario)
+
+    assert reply.status == 400, "there is no model in it"
+    assert peak < 10 * size
 
 
 @pytest.mark.parametrize(
