@@ -5,6 +5,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from server.config.checks import problems_of_proxy
 from server.config.load import Settings, resolve_reference, upstream_key_problems
 from server.secret import Secret
 from server.upstream.client import Endpoint, endpoint_of
@@ -27,7 +28,7 @@ def endpoints_of(
     """Prepare every upstream; `protocol: demo` leads to `demo_url`.
 
     Raises:
-        ConfigError: a key's file is there but cannot be used.
+        ConfigError: what a reference leads to cannot be used.
     """
     resolve = partial(resolve_reference, environ=environ, folder=settings.folder)
     endpoints = {}
@@ -39,5 +40,8 @@ def endpoints_of(
             proxy=resolve(upstream.proxy),
             headers={key: resolve(value) or Secret("") for key, value in upstream.headers.items()},
         )
+        if ready.proxy is not None:
+            for problem in problems_of_proxy(("upstreams", name, "proxy"), ready.proxy.reveal()):
+                raise settings.error(*problem)
         endpoints[name] = endpoint_of(name, ready, demo_url)
     return endpoints

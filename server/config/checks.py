@@ -110,7 +110,7 @@ def _upstream(path: KeyPath, name: str, upstream: Upstream) -> Iterator[Problem]
     for header, value in upstream.headers.items():
         yield from _header((*path, "headers", header), header, value, _OWN_HEADERS)
     if upstream.proxy is not None and not is_reference(upstream.proxy.reveal()):
-        yield from _proxy((*path, "proxy"), upstream.proxy.reveal())
+        yield from problems_of_proxy((*path, "proxy"), upstream.proxy.reveal())
 
 
 def _header(path: KeyPath, name: str, value: Secret, own: Collection[str]) -> Iterator[Problem]:
@@ -257,7 +257,8 @@ def _origin(path: KeyPath, origin: str) -> Iterator[Problem]:
         yield path, "must be as browsers send it: https://host, or https://host:port if not 443"
 
 
-def _proxy(path: KeyPath, proxy: str) -> Iterator[Problem]:
+def problems_of_proxy(path: KeyPath, proxy: str) -> Iterator[Problem]:
+    """Find what makes the URL of a proxy unusable; it may hold a password and is never shown."""
     parts = _split(without_references(proxy, "1"))
     if parts is None or parts.path not in {"", "/"} or parts.query or parts.fragment:
         yield path, "must be the URL of an HTTP proxy: http://host:port or http://user:…@host:port"

@@ -8,7 +8,7 @@ from server.errors import ConfigError
 from server.secret import Secret
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNFIT = re.compile(r"[^\x20-\x7e]")
 _FILE = "file:"
 
 
@@ -20,7 +20,7 @@ def resolve_reference(
     None where it resolves to nothing: a variable that is unset or empty, a missing or empty file.
 
     Raises:
-        ConfigError: the file is there but cannot be read, or the secret has a control character.
+        ConfigError: the file is there but cannot be read, or no header can carry the secret.
     """
     if not reference:
         return None
@@ -30,10 +30,11 @@ def resolve_reference(
     secret = _VARIABLE.sub(lambda match: environ[match[1]], value)
     if value.startswith(_FILE):
         secret = _read(folder / secret.removeprefix(_FILE))
-    if _CONTROL.search(secret):
-        # It would split a request header in two.
+    if _UNFIT.search(secret):
+        # It would split a request header in two, or could not be sent at all: an editor's mark at
+        # the beginning of a file, or a dash that was typeset.
         shown = value if is_reference(value) else "a secret"
-        raise ConfigError(f"{shown} has a line break or control character")
+        raise ConfigError(f"{shown} has a line break, a control character or one beyond ASCII")
     return Secret(secret) if secret else None
 
 

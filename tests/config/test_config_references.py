@@ -60,17 +60,23 @@ def test_a_file_reference_may_be_absolute_or_name_a_folder_by_variable(tmp_path)
         assert _revealed(value, ENVIRON, tmp_path) == "sk-fake"
 
 
-@pytest.mark.parametrize("content", ["two\nlines\n", "a\x00b", "sk\n\n"])
-def test_a_secret_that_would_split_a_header_is_refused_without_showing_it(tmp_path, content):
-    (tmp_path / "key.txt").write_text(content)
+UNFIT = "has a line break, a control character or one beyond ASCII"
 
-    with pytest.raises(ConfigError, match=r"^file:key\.txt has a line break or control character$"):
+
+@pytest.mark.parametrize(
+    "content", ["two\nlines\n", "a\x00b", "sk\n\n", "\ufeffsk-fake\n", "sk\u2013fake"]
+)
+def test_a_secret_that_no_header_can_carry_is_refused_without_showing_it(tmp_path, content):
+    (tmp_path / "key.txt").write_text(content, encoding="utf-8")
+
+    with pytest.raises(ConfigError, match=rf"^file:key\.txt {UNFIT}$"):
         _revealed("file:key.txt", {}, tmp_path)
 
 
-def test_a_literal_that_would_split_a_header_is_not_shown(tmp_path):
-    with pytest.raises(ConfigError, match=r"^a secret has a line break or control character$"):
-        _revealed("sk-fake\r\nx: y", {}, tmp_path)
+@pytest.mark.parametrize("literal", ["sk-fake\r\nx: y", "sk\u2013fake"])
+def test_a_literal_that_no_header_can_carry_is_not_shown(tmp_path, literal):
+    with pytest.raises(ConfigError, match=rf"^a secret {UNFIT}$"):
+        _revealed(literal, {}, tmp_path)
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_not_a_missing_key(tmp_path):
