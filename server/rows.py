@@ -100,7 +100,7 @@ def closing(
         bill = scale.bill(tokens, meter.server_tool_uses, meter.settings)
     return Closing(
         outcome=outcome,
-        attempts=_attempts(tried),
+        attempts=_attempts(tried, error),
         duration_ms=_ms(time.monotonic() - begun),
         status=_status(call, relay, outcome, error),
         first_byte_ms=None if first is None else _ms(first - begun),
@@ -199,9 +199,10 @@ def session_of(call: Call) -> str | None:
     return _label(call, SESSION_HEADERS)
 
 
-def _attempts(tried: Sequence[Tried]) -> str | None:
-    """Tell the attempts of a request that was not served at the first, as JSON."""
-    if len(tried) < 2:
+def _attempts(tried: Sequence[Tried], error: GatewayError | None) -> str | None:
+    """Tell a request's attempts as JSON, unless its row says as much."""
+    is_hidden = error is None and bool(tried) and tried[0].error is not None
+    if len(tried) < 2 and not is_hidden:  # its client left before a second could begin
         return None
     return msgspec.json.encode(tried).decode()
 

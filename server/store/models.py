@@ -230,7 +230,7 @@ class Request(Table):
     extras = TextField(null=True)  # JSON: what else was asked for, and once settled billed
     anomaly = TextField(null=True)  # what was odd in the provider's usage
     spend_month = TextField(null=True)  # the month whose cap it counts under, if its key has one
-    attempts = TextField(null=True)  # JSON, where there was more than one
+    attempts = TextField(null=True)  # JSON, where the row does not say as much
 
     class Meta:
         # Every index is paid for by each request, so the foreign keys have none of their own.

@@ -314,6 +314,9 @@ def test_a_client_that_leaves_during_the_backoff_owes_nothing(tmp_path, policy):
     (row,) = check_books(tmp_path)
     assert (row["cost_micros"], left.held_micros, calls) == (0, 0, 1)
     assert (row["outcome"], row["output_tokens"]) == ("cancelled", 0)
+    [(where, _, problem)] = tried(row)
+    assert where == "one"
+    assert problem is not None  # though nobody was told
     prove(tmp_path)
 
 

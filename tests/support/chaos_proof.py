@@ -119,7 +119,8 @@ def _check_bounds(tokens, fault, row, calls) -> None:
         return
     # A reset takes away what was sent and not yet read.
     # Between two attempts, the last of which failed, a client leaves for nothing.
-    was_between = row["outcome"] == "cancelled" and calls[-1]["outcome"] != "client_gone"
+    tried = json.loads(row["attempts"] or "[]")
+    was_between = row["outcome"] == "cancelled" and bool(tried) and "error" in tried[-1]
     is_unseen = row["first_byte_ms"] is None and (row["outcome"] == "upstream_error" or was_between)
     is_refused = fault in FREE | {"error-first"} or is_unseen
     if any(call["status"] == 200 for call in calls) and not is_refused:
