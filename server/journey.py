@@ -8,9 +8,9 @@ from operator import attrgetter
 
 from server import rows
 from server.answering import begin_attempt, headers_for
-from server.calls import Call, Rules
+from server.calls import Call, Plan, Rules
 from server.conversations import conversation_of
-from server.errors import GatewayError, UpstreamOverloaded
+from server.errors import GatewayError, InvalidRequest, UpstreamOverloaded
 from server.holding import Hold
 from server.limits.limiter import allows
 from server.planning import ask, plan
@@ -23,6 +23,8 @@ from server.upstream.relay import Relay
 from server.usage.record import Tried
 
 USUAL_REST_S = 5.0  # where a provider limits a rate and does not say for how long
+
+_TARGET = attrgetter("model", "target")
 
 
 class Journey:
@@ -39,13 +41,8 @@ class Journey:
         self._asked = asked = ask(call.raw, call.protocol, call.tool, rules)
         now, model = self._loop.time(), asked.model
         belongs_to = partial(conversation_of, call, asked.request, model)
-        itinerary = router.itinerary(model, asked.request.protocol, belongs_to, now)
-        place = itinerary.choose(now)
-        if place is None:
-            raise itinerary.refusal(now)
-        self._itinerary, self._place = itinerary, place
-        self.plan = plan(asked, place.model, place.target, rules)
-        self._headers = headers_for(call, self.plan)
+        self._itinerary = router.itinerary(model, asked.request.protocol, belongs_to, now)
+        self._place = self._set_out(now)
         self.tried: list[Tried] = []
 
     async def run(self, payload: bytes, hold: Hold, relay: Relay) -> GatewayError | None:
@@ -65,7 +62,7 @@ class Journey:
             if place.target is not self._place.target:
                 moved = await self._move(place, hold, relay)
                 if moved is None:
-                    self._itinerary.skip(place, alike=attrgetter("model", "target"))
+                    self._itinerary.skip(place, alike=_TARGET)
                     continue
                 payload = moved
             else:
@@ -79,13 +76,46 @@ class Journey:
         """Tell whether another answer could not be given: some came, or the client has gone."""
         return relay.attempt.has_content or relay.handoff.is_discarding
 
+    def _set_out(self, now: float) -> Place:
+        """Choose the first place, and plan for it; one that cannot take the request is left out."""
+        refused: InvalidRequest | None = None
+        while (place := self._itinerary.choose(now)) is not None:
+            if self._may_use(place):
+                try:
+                    self.plan, self._headers = self._planned(place)
+                except InvalidRequest as err:
+                    refused = refused or err
+                else:
+                    return place
+            self._itinerary.skip(place, alike=_TARGET)
+        if refused is None or any(map(self._would_take, self._itinerary.left)):
+            raise self._itinerary.refusal(now)
+        raise refused
+
+    def _may_use(self, place: Place) -> bool:
+        """Tell whether the caller's limits allow a fallback; the model itself met them, or will."""
+        if place.model == self._asked.model or self._rules.config.limits.mode == "shadow":
+            return True
+        return allows(self._call.bounds, place.model)
+
+    def _planned(self, place: Place) -> tuple[Plan, dict[str, str]]:
+        """Make what leaves for a place, and its headers; InvalidRequest where it cannot take it."""
+        made = plan(self._asked, place.model, place.target, self._rules)
+        return made, headers_for(self._call, made)
+
+    def _would_take(self, place: Place) -> bool:
+        try:
+            self._planned(place)
+        except InvalidRequest:
+            return False
+        return self._may_use(place)
+
     async def _move(self, place: Place, hold: Hold, relay: Relay) -> bytes | None:
         """Get ready for another target; None where it cannot take the request, or is too dear."""
-        if not allows(self._call.bounds, place.model):
+        if not self._may_use(place):
             return None
         try:
-            made = plan(self._asked, place.model, place.target, self._rules)
-            headers = headers_for(self._call, made)
+            made, headers = self._planned(place)
             payload = await hold.move(made)
         except GatewayError:
             return None

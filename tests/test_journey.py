@@ -15,7 +15,7 @@ from server.answering import begin_attempt, relay_of
 from server.billing import prices
 from server.calls import Call, Rules
 from server.config.schema import UsageLimits
-from server.errors import UpstreamError, UpstreamOverloaded
+from server.errors import InvalidRequest, UpstreamError, UpstreamOverloaded
 from server.holding import Hold, Holds
 from server.journey import Journey
 from server.limits.bounds import Bound
@@ -201,14 +201,15 @@ def playing(tmp_path):
     migrate(tmp_path / "gateway.db")
     with closing(open_database(tmp_path / "gateway.db")):
 
-        def play(scenario, *answers, models=None, names=None, **routing):
+        def play(scenario, *answers, models=None, names=None, upstreams=None, mode=None, **routing):
             given = models or {"smart": TWO}
             sections = {
                 name: each if isinstance(each, dict) else {"targets": each, "price": PRICE}
                 for name, each in given.items()
             }
-            upstreams = {"one": ANTHROPIC, "two": ANTHROPIC}
-            config = config_of(sections, upstreams, routing=routing)
+            known = {"one": ANTHROPIC, "two": ANTHROPIC, **(upstreams or {})}
+            limits = {"mode": mode or "enforce"}
+            config = config_of(sections, known, routing=routing, limits=limits)
 
             async def whole():
                 return await scenario(House(config, names or {}, answers))
@@ -415,6 +416,112 @@ def test_a_fallback_that_the_key_may_not_use_leaves_the_error_standing(playing):
     assert (done.error.status, done.row.model, held) == (502, "smart", 0)
 
 
+def test_a_fallback_that_the_key_may_not_use_is_no_first_place_either(playing):
+    """It would be told that it may not use a model that it did not ask for."""
+    bound = Bound(("key", "key_1"), "this key", UsageLimits(models=("smart",)))
+
+    async def scenario(house):
+        await house.serve(bounds=(bound,))
+        await refused(house, 5, bounds=(bound,))
+        return (await house.serve()).row.model
+
+    models = fallback()
+    assert playing(scenario, status(500), stream(), models=models, breaker_failures=1) == "fast"
+
+
+def test_limits_that_are_not_enforced_keep_nobody_from_a_fallback(playing):
+    bound = Bound(("key", "key_1"), "this key", UsageLimits(models=("smart",)))
+
+    async def scenario(house):
+        return (await house.serve(bounds=(bound,))).told
+
+    told = playing(scenario, status(500), stream(), models=fallback(), mode="shadow")
+
+    assert told == [("one", 1, "upstream_error"), ("two", 1, None)]
+
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search"}
+SEARCHING = json.dumps({**ASK, "messages": [{"role": "user", "content": "hi"}], "tools": [SEARCH]})
+NO_SEARCH = {
+    "protocol": "openai",
+    "base_url": "https://there.example/v1",
+    "compat": {"server_tools": "refuse"},
+}
+PRICED_SEARCH = {**PRICE, "per_request": {"web_search": "0.01"}}
+
+
+def searching(house):
+    return house.serve(SEARCHING.encode())
+
+
+def test_a_target_that_cannot_take_the_request_gives_way_to_one_that_can(playing):
+    async def scenario(house):
+        first, second = await searching(house), await house.serve()
+        return first, second, house.providers.asked
+
+    models = {
+        "smart": {"targets": [target("chat"), target("one", order=2)], "price": PRICED_SEARCH}
+    }
+    first, second, asked = playing(
+        scenario, stream(), status(400), models=models, upstreams={"chat": NO_SEARCH}
+    )
+
+    assert (first.text, first.told, first.row.upstream) == (MESSAGES, [("one", 1, None)], "one")
+    assert json.loads(first.journey.plan.payload)["tools"] == [SEARCH]
+    assert second.error.http_status == 400
+    assert [where for _, where, _ in asked] == ["one", "chat"]
+
+
+def test_a_request_without_a_price_is_served_by_a_fallback_that_has_one(playing):
+    models = {
+        "smart": {"targets": ONE, "price": PRICE, "fallback": "fast"},
+        "fast": {"targets": ELSEWHERE, "price": PRICED_SEARCH},
+    }
+    done = playing(searching, stream(), models=models)
+
+    assert (done.row.requested_model, done.row.model) == ("smart", "fast")
+
+
+def test_the_first_refusal_is_told_where_no_target_can_take_the_request(playing):
+    async def scenario(house):
+        with pytest.raises(InvalidRequest, match="web_search") as refusal:
+            await searching(house)
+        return refusal.value, house.providers.asked
+
+    models = {
+        "smart": {"targets": [target("chat")], "price": PRICED_SEARCH, "fallback": "fast"},
+        "fast": {"targets": ELSEWHERE, "price": PRICE},
+    }
+    refusal, asked = playing(scenario, models=models, upstreams={"chat": NO_SEARCH})
+
+    assert (refusal.param, asked) == ("tools", [])
+
+
+def only_one_left(playing, failing):
+    """Ask for what the target that is left cannot take, while another one has been failing."""
+
+    async def scenario(house):
+        assert (await house.serve()).error.status == 502
+        await searching(house)
+
+    models = {
+        "smart": {"targets": [target("one"), target("chat", order=2)], "price": PRICED_SEARCH}
+    }
+    upstreams = {"one": failing, "chat": NO_SEARCH}
+    settings = {"breaker_failures": 1, "max_attempts": 1}
+    playing(scenario, status(500), models=models, upstreams=upstreams, **settings)
+
+
+def test_a_request_that_only_a_failing_target_could_take_is_to_come_again(playing):
+    with pytest.raises(UpstreamOverloaded, match=r'of "smart" have .* again in 5 s'):
+        only_one_left(playing, ANTHROPIC)
+
+
+def test_a_request_that_a_failing_target_could_not_take_either_is_refused(playing):
+    with pytest.raises(InvalidRequest, match="web_search"):
+        only_one_left(playing, NO_SEARCH)
+
+
 def test_a_hold_goes_on_growing_where_a_fallback_was_out_of_reach(playing):
     """It is looked after again: else a silent stream would think on at nobody's cost."""
 
@@ -473,12 +580,12 @@ def test_failures_open_the_breaker_and_one_at_a_time_tries_whether_it_may_close(
     assert found == (MESSAGES, State.CLOSED, MESSAGES)
 
 
-async def refused(house, wait_s):
+async def refused(house, wait_s, bounds=()):
     """Be refused without a wait, and without a provider that hears of it."""
     loop, asked = asyncio.get_running_loop(), len(house.providers.asked)
     before = loop.time()
     with pytest.raises(UpstreamOverloaded, match=f"tries again in {wait_s} s") as refusal:
-        await house.serve()
+        await house.serve(bounds=bounds)
     assert refusal.value.retry_after_s == wait_s
     assert (loop.time(), len(house.providers.asked)) == (before, asked)
 

@@ -56,6 +56,11 @@ class Itinerary:
         # Another key is as good; another model, at its own price, is for when this one fails.
         return first if first.model == fresh[0].model else fresh[0]
 
+    @property
+    def left(self) -> list[Place]:
+        """List the places that were not left out, whether or not they have been failing."""
+        return [each for each in self._places if each not in self._out]
+
     def pause_s(self, place: Place, now: float, chance: Chance) -> float:
         """Tell how long to wait before a place is tried: not at all the first time.
 
@@ -86,10 +91,11 @@ class Itinerary:
 
     def refusal(self, now: float) -> UpstreamOverloaded:
         """Make the error for when every place has been failing: when the first may be tried."""
-        model = self._places[0].model
-        wait_s = max(1, ceil(min(each.retry_at(now) for each in self._places) - now))
+        left = self.left or self._places
+        wait_s = max(1, ceil(min(each.retry_at(now) for each in left) - now))
         return UpstreamOverloaded(
-            f'The providers of "{model}" have been failing; the gateway tries again in {wait_s} s.',
+            f'The providers of "{left[0].model}" have been failing; the gateway tries again in '
+            f"{wait_s} s.",
             retry_after_s=wait_s,
         )
 
