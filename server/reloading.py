@@ -91,7 +91,8 @@ class Reloader:
             if settings is not None:
                 is_done = await self._take(settings, is_asked=is_asked)
                 is_asked = False
-            if presets is not None and not is_done:
+            # A config that was taken over took the presets with it, but for broken ones.
+            if isinstance(presets, ConfigError) or (presets is not None and not is_done):
                 self._take_presets(presets)
 
     async def _take(self, found: Settings | ConfigError, *, is_asked: bool) -> bool:

@@ -1,0 +1,62 @@
+"""What of a reload goes wrong is told, and the next one finds a gateway that still looks."""
+
+import asyncio
+import logging
+
+import pytest
+from support.gateways import DEMO_CONFIG, config_for, started
+from support.raw_upstream import until
+
+PRESET = "tool: cline\nversion: 9\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "said"),
+    [
+        ("api_key", "\ufeffsk-fake", "file:secret has a line break, a control character or one"),
+        ("proxy", "me:fake-word@proxy:3128", "config.yaml:3: upstreams.there.proxy: must be"),
+        ("proxy", "socks5://me:fake-word@proxy", "config.yaml:3: upstreams.there.proxy: must be"),
+    ],
+)
+def test_a_secret_that_cannot_be_used_is_refused_and_later_edits_count(
+    tmp_path, caplog, key, content, said
+):
+    caplog.set_level(logging.INFO)
+    (tmp_path / "secret").write_text(content, encoding="utf-8")
+    config = config_for("http://127.0.0.1:1")
+
+    async def scenario():
+        async with started(tmp_path, config, reload_every_s=0.05) as gateway:
+            path = tmp_path / "config.yaml"
+            good = path.read_text()
+            path.write_text(good.replace('api_key: "sk-fake-upstream-key"', f"{key}: file:secret"))
+            await until(lambda: said in caplog.text)
+            path.write_text(good.replace("upstream-model", "another-model"))
+            await until(lambda: "config reloaded" in caplog.text)
+            return gateway.gateway.rules.config.models["smart"].targets[0].model
+
+    assert asyncio.run(scenario()) == "another-model"
+    assert "fake-word" not in caplog.text
+
+
+def test_a_broken_preset_is_told_whenever_its_config_is_taken_over(tmp_path, caplog):
+    """By a signal, and by one deployment of both: neither success hides the failure."""
+    caplog.set_level(logging.INFO)
+    asked = asyncio.Event()
+
+    async def scenario():
+        async with started(tmp_path, DEMO_CONFIG, reload=asked, reload_every_s=0.05) as gateway:
+            preset, path = tmp_path / "presets" / "cline.yaml", tmp_path / "config.yaml"
+            preset.write_text(PRESET + "model: [")
+            await until(lambda: caplog.text.count("presets were not reloaded") == 1)
+            asked.set()
+            await until(lambda: caplog.text.count("presets were not reloaded") == 2)
+            preset.write_text(PRESET + "model: {")
+            path.write_text(path.read_text().replace("demo-smart", "demo-other"))
+            await until(lambda: caplog.text.count("presets were not reloaded") == 3)
+            return gateway.gateway.rules
+
+    rules = asyncio.run(scenario())
+
+    assert rules.presets["cline"].version != 9
+    assert rules.config.models["smart"].targets[0].model == "demo-other"
