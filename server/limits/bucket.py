@@ -31,9 +31,11 @@ class Bucket:
         """Tell after how many whole seconds `tokens` can be had; 0 is now.
 
         More than a whole bucket can be had when it is full, and leaves a debt. What flowed back
-        so far did so at the limit before, which a reload may have changed.
+        so far did so at the limit before, which may have been changed.
         """
         self._flow_back(now_ns)
+        if limit < self._limit:
+            self._shrink(limit)
         self._limit = limit
         missing = self._out - (limit - min(tokens, limit)) * MINUTE_NS
         return max(0, -(-missing // (limit * SECOND_NS)))
@@ -73,6 +75,16 @@ class Bucket:
         """Tell whether nothing is out, and nothing will come back."""
         self._flow_back(now_ns)
         return not self._out and not self._open
+
+    def _shrink(self, limit: int) -> None:
+        """Scale what is out to a lower limit, so that it is back when it would have been.
+
+        Unscaled, a minute's worth of the former limit could lock its owner out for hours.
+        """
+        former = self._limit
+        self._out = -(-self._out * limit // former)
+        for taken in self._open:
+            taken.low = -(-taken.low * limit // former)
 
     def _flow_back(self, now_ns: int) -> None:
         self._out = max(0, self._out - (now_ns - self._at_ns) * self._limit)

@@ -124,10 +124,22 @@ def test_what_flowed_back_of_an_estimate_is_not_given_twice():
     assert bucket.wait_s(100, 100, MINUTE_NS) == 60
 
 
-def test_a_limit_that_a_reload_changed_counts_from_then_on():
+def test_a_raised_limit_counts_from_then_on():
     bucket = Bucket()
     assert bucket.wait_s(60, 60, 0) == 0
     bucket.spend(60, 0)
 
-    assert bucket.wait_s(10, 10, 30 * SECOND_NS) == 180  # 30 were out, and 10 flow in a minute
-    assert bucket.wait_s(600, 600, 30 * SECOND_NS) == 3
+    assert bucket.wait_s(600, 600, 30 * SECOND_NS) == 3  # 30 were out, and 10 flow in a second
+
+
+def test_a_lowered_limit_locks_nobody_out_for_longer_than_the_former():
+    """A minute's worth of a million tokens is back within that minute, at ten thousand too."""
+    bucket = Bucket()
+    assert bucket.wait_s(1_000_000, 1_000_000, 0) == 0
+    taken = bucket.take(1_000_000, 0)
+
+    assert bucket.wait_s(10_000, 10_000, 0) == 60
+    assert bucket.wait_s(10_000, 10_000, 45 * SECOND_NS) == 15
+    assert bucket.wait_s(1_000, 1_000, 45 * SECOND_NS) == 15
+    bucket.settle(taken, 0, 45 * SECOND_NS)
+    assert bucket.wait_s(1_000, 1_000, 45 * SECOND_NS) == 0
