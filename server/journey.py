@@ -182,5 +182,8 @@ class Journey:
         if error.retry_after_s is not None:
             wait_s = float(error.retry_after_s)
         error.headers = rows.upstream_headers(attempt)
-        leave.failed(verdict, now, reason=error.reason, retry_after_s=wait_s)
+        if head is None and verdict.blame is Blame.NOBODY:  # ended by us: it has shown nothing
+            leave.abandoned(now)
+        else:
+            leave.failed(verdict, now, reason=error.reason, retry_after_s=wait_s)
         self._itinerary.failed(self._place, verdict, now, wait_s)

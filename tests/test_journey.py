@@ -15,7 +15,7 @@ from server.answering import begin_attempt, relay_of
 from server.billing import prices
 from server.calls import Call, Rules
 from server.config.schema import UsageLimits
-from server.errors import InvalidRequest, UpstreamError, UpstreamOverloaded
+from server.errors import InsufficientBalance, InvalidRequest, UpstreamError, UpstreamOverloaded
 from server.holding import Hold, Holds
 from server.journey import Journey
 from server.limits.bounds import Bound
@@ -605,6 +605,27 @@ def test_a_probe_whose_client_leaves_is_given_back(playing):
     found = playing(scenario, *answers, models={"smart": ONE}, max_attempts=1)
 
     assert found == (MESSAGES, State.CLOSED)
+
+
+def test_a_probe_that_was_cut_before_it_answered_shows_nothing(playing):
+    """The balance ran out while the provider was silent: that is no sign of its health."""
+
+    async def scenario(house):
+        await house.serve()
+        await asyncio.sleep(5)
+        Tenant.update(balance_micros=9_000).execute()
+        probe = await asyncio.create_task(house.serve(BODY.replace(b"100", b"20000")))
+        return probe.error, house.states()["one/m"]
+
+    async def silent(attempt):
+        return await attempt.over
+
+    error, state = playing(
+        scenario, status(500), silent, models={"smart": ONE}, max_attempts=1, breaker_failures=1
+    )
+
+    assert isinstance(error, InsufficientBalance)
+    assert state is State.HALF_OPEN
 
 
 def test_a_probe_that_fails_keeps_the_breaker_open_for_twice_as_long(playing):
