@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from itertools import chain
 from math import prod
 from urllib.parse import SplitResult, urlsplit
@@ -42,7 +42,7 @@ _NEVER_DROPPED = frozenset({"max_tokens", "messages", "model", "stream"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f]+")
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
+_HOST = re.compile(r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?|[0-9A-Fa-f.]*:[0-9A-Fa-f:.]+")
 _WILD = re.compile(r"[*?[]")
 _URL = re.compile(r"[\x21-\x7e]+")
 
@@ -204,9 +204,12 @@ def problems_of_limits(
 def _networks(path: KeyPath, networks: Sequence[str]) -> Iterator[Problem]:
     for at, network in enumerate(networks):
         try:
-            ip_network(network)
+            found = ip_network(network)
         except ValueError:
             yield (*path, at), "must be an IP address or a network such as 10.0.0.0/8"
+            continue
+        if isinstance(found, IPv6Network) and found.network_address.ipv4_mapped:
+            yield (*path, at), "must be written as IPv4: clients are known by that address"
 
 
 def _stripe(stripe: Stripe) -> Iterator[Problem]:

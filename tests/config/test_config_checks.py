@@ -41,6 +41,14 @@ PROXY = "must be the URL of an HTTP proxy: http://host:port or http://user:…@h
             "tiers.a.limits.networks[1]: must be an IP address or a network such as 10.0.0.0/8",
         ),
         (
+            "server: {trusted_proxies: ['::ffff:10.0.0.1']}",
+            "server.trusted_proxies[0]: must be written as IPv4",
+        ),
+        (
+            "tiers: {a: {name: A, price_cents: 0, limits: {networks: ['::ffff:10.0.0.0/104']}}}",
+            "tiers.a.limits.networks[0]: must be written as IPv4",
+        ),
+        (
             "tiers: {a: {name: A, price_cents: 0, limits: {models: [smart, smrt]}}}",
             "tiers.a.limits.models[1]: `smrt` is not the name of a model; did",
         ),
@@ -110,6 +118,9 @@ def test_an_upstream_that_cannot_work_is_named_by_path_and_line(refusal, upstrea
         "${URL}",
         "http://${HOST}",
         "http://é",
+        "http://a..b",
+        "http://.",
+        f"http://{'a' * 64}.example",
         '""',
     ],
 )
@@ -139,7 +150,14 @@ def test_a_base_url_is_only_host_and_path(refusal, url, error):
 
 @pytest.mark.parametrize(
     "url",
-    ["https://api.example.com", "http://127.0.0.1:8000/v1", "http://[::1]:80", "HTTP://host_1/"],
+    [
+        "https://api.example.com",
+        "http://127.0.0.1:8000/v1",
+        "http://[::1]:80",
+        "http://[fe80::1]",
+        "HTTP://host_1/",
+        f"http://{'a' * 63}.example.",
+    ],
 )
 def test_a_base_url_may_be_any_web_address(write, url):
     text = f'upstreams: {{a: {{protocol: openai, base_url: "{url}"}}}}\nmodels: {{}}\n'
