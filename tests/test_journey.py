@@ -357,6 +357,28 @@ def test_a_refused_key_gives_way_to_another_and_is_not_asked_by_the_next(playing
     assert second.told == [("one", other + 1, None)]
 
 
+def test_what_one_key_is_forbidden_another_may_be_allowed(playing):
+    """Half of the conversations would never be served else; but no key is held off for it."""
+
+    class OneMayNot(Providers):
+        async def forward(self, dispatch, attempt):
+            self._answers.append(status(403) if dispatch.key == 0 else stream())
+            return await super().forward(dispatch, attempt)
+
+    async def scenario(house):
+        house.providers = OneMayNot()
+        bodies = [BODY.replace(b"hi", b"hi %d" % number) for number in range(8)]
+        served = [await house.serve(body) for body in bodies]
+        return served, house.providers.where, set(house.states().values())
+
+    names = {"one": ["k1", "k2"]}
+    served, where, states = playing(scenario, models={"smart": ONE}, names=names)
+
+    assert [each.text for each in served] == [MESSAGES] * 8
+    assert 0 < where.count(("one", 0)) < 8
+    assert states == {State.CLOSED}
+
+
 def fallback(price=PRICE, targets=ELSEWHERE):
     return {
         "smart": {"targets": ONE, "price": PRICE, "fallback": "fast"},

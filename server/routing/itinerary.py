@@ -128,10 +128,11 @@ class Itinerary:
 
     @staticmethod
     def _is_alike(other: Place, place: Place, verdict: Verdict) -> bool:
-        """Tell whether another place would fail in the same way: same key, or same target."""
+        """Tell whether another place would fail in the same way: same key, same target, or both."""
         if verdict.blame in (Blame.KEY, Blame.RATE):
             return other.of_key is place.of_key
-        return other.of_target is place.of_target
+        is_alike = other.of_target is place.of_target
+        return is_alike and (not verdict.may_rekey or other.of_key is place.of_key)
 
 
 def _the_longest() -> float:

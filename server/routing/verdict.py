@@ -24,11 +24,15 @@ class Blame(StrEnum):
 
 
 class Verdict(Struct, frozen=True):
-    """Who is blamed for a failure, and whether it is worth trying again: here, or elsewhere."""
+    """Who is blamed for a failure, and whether it is worth trying again: here, or elsewhere.
+
+    `may_rekey`: elsewhere may be the same target with another key.
+    """
 
     blame: Blame
     may_repeat: bool
     may_move: bool
+    may_rekey: bool = False
 
 
 def judge(error: GatewayError, status: int | None) -> Verdict:
@@ -47,7 +51,7 @@ def judge(error: GatewayError, status: int | None) -> Verdict:
     if status in _OF_THE_KEY:
         return _KEY_REFUSED
     if status is not None and 400 <= status < 500 and status != 408:
-        return _ELSEWHERE
+        return _FORBIDDEN if status == 403 else _ELSEWHERE
     return _FAILED
 
 
@@ -56,5 +60,7 @@ _OF_THE_KEY = frozenset({401, 402})
 _FINAL = Verdict(Blame.NOBODY, may_repeat=False, may_move=False)
 _LIMITED = Verdict(Blame.RATE, may_repeat=True, may_move=True)
 _KEY_REFUSED = Verdict(Blame.KEY, may_repeat=False, may_move=True)
+# What this key may not do another may; but some providers say so of what a client wrote.
+_FORBIDDEN = Verdict(Blame.NOBODY, may_repeat=False, may_move=True, may_rekey=True)
 _ELSEWHERE = Verdict(Blame.NOBODY, may_repeat=False, may_move=True)
 _FAILED = Verdict(Blame.TARGET, may_repeat=True, may_move=True)

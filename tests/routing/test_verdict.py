@@ -23,6 +23,7 @@ from server.upstream.connection import StaleConnectionError
 
 FINAL = Verdict(Blame.NOBODY, may_repeat=False, may_move=False)
 ELSEWHERE = Verdict(Blame.NOBODY, may_repeat=False, may_move=True)
+FORBIDDEN = Verdict(Blame.NOBODY, may_repeat=False, may_move=True, may_rekey=True)
 OF_THE_KEY = Verdict(Blame.KEY, may_repeat=False, may_move=True)
 LIMITED = Verdict(Blame.RATE, may_repeat=True, may_move=True)
 FAILED = Verdict(Blame.TARGET, may_repeat=True, may_move=True)
@@ -41,7 +42,7 @@ PAGE = b"<html><body>nothing that can be read</body></html>"
         (400, PAGE, ELSEWHERE),
         (401, WORDS, OF_THE_KEY),
         (402, WORDS, OF_THE_KEY),
-        (403, WORDS, ELSEWHERE),
+        (403, WORDS, FORBIDDEN),
         (404, WORDS, ELSEWHERE),
         (404, THREAD, FINAL),
         (408, WORDS, FAILED),
