@@ -31,7 +31,8 @@ class CheckedRequest(Request[Any, Any]):
 def _problem(head: bytes) -> str | None:
     if not _HEAD(head):
         return "The request head is malformed."
-    if head.startswith(b"CONNECT") or head.split(b" ", 2)[1][:1] != b"/":
+    method, target, rest = head.split(b" ", 2)
+    if method == b"CONNECT" or target[:1] != b"/":
         return "Only paths of this server can be asked for."
     lowered = head.lower()
     if lowered.count(b"\r\nhost:") != 1:
@@ -40,7 +41,7 @@ def _problem(head: bytes) -> str | None:
     if length is not None and not (length.isdigit() and length.isascii()):
         return "Content-Length is not a number."
     coding = _value(lowered, b"\r\ntransfer-encoding:", head)
-    if coding is not None and (coding != b"chunked" or b" HTTP/1.0" in head):
+    if coding is not None and (coding != b"chunked" or rest.startswith(b"HTTP/1.0")):
         return "This transfer coding is not understood."
     return None
 
