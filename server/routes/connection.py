@@ -64,6 +64,8 @@ class Conversation(Http):
                     await read()
             except TimeoutError as exc:
                 raise InvalidRequest("The request's head did not arrive in time.") from exc
+        if self.request.version == "1.0":
+            self.expecting_continue = False  # it would take the 100 for the answer
         if self.protocol.services.is_draining and self.request.path not in PROBES:
             raise restarting()
 

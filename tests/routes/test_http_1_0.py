@@ -45,3 +45,22 @@ def test_a_refusal_has_its_length(tmp_path):
 
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"content-length: %d" % len(body) in head
+
+
+def test_nobody_is_told_to_go_on_who_would_take_that_for_the_answer(tmp_path):
+    """HTTP/1.0 has no 100 Continue: its clients may send the header all the same."""
+    body = json.dumps(ASK).encode()
+
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            lines = {"x_api_key": gateway.secret, "expect": "100-continue"}
+            asking = request("POST", "/v1/messages/count_tokens", body, **lines)
+            head = asking.replace(b"HTTP/1.1", b"HTTP/1.0", 1).removesuffix(body)
+            await connection.send(head)
+            await connection.send(body)
+            return await connection.reader.read(-1)
+
+    answer = run(scenario)
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"100 Continue" not in answer
