@@ -23,6 +23,7 @@ TLS_CLOSE_S, TLS_STOP_S = 5.0, 1.0  # for a client to take the end of its answer
 
 _CHUNK_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,12})").fullmatch
 _LONGEST_SIZE_LINE = 16
+_ASKED_FOR = re.compile(rb"[A-Z]{3,16} (/[!-~]{0,200})").match
 
 
 class Conversation(Http):
@@ -195,6 +196,8 @@ class Conversation(Http):
 
     def create_empty_request(self) -> None:
         """Stand in for a request that could not be read; its path chooses the envelope."""
+        if self.url is None and (line := _ASKED_FOR(self.recv_buffer)):
+            self.url = line[1].decode()  # of a head that is too long, or came too late
         if not (self.url or "").startswith("/"):
             self.url = "/"
         try:

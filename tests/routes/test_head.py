@@ -139,6 +139,7 @@ SERVED = {
     "other names of this host": [
         _raw(POST, f"Host: {name}", LENGTH) for name in ("", "a:1", "a/b", "u@a", "a, b", "[::1]")
     ],
+    "chunks through an old proxy": [_raw(POST, HOST, CHUNKED, "Via: HTTP/1.0 old", body=CHUNKS)],
     "headers for proxies": [
         _raw(POST, HOST, LENGTH, f"{name}: /smuggled")
         for name in (
@@ -257,6 +258,32 @@ def test_a_head_over_16_kb_is_a_413_that_can_be_read(tmp_path, size):
 
     assert "16 KB" in check_refusal(reply, "openai", 413, "request_too_large")
     assert end == "fin"
+
+
+@pytest.mark.parametrize(
+    ("path", "protocol", "kind"),
+    [
+        ("/v1/messages", "anthropic", "request_too_large"),
+        ("/claudecode/v1/nowhere/" + "a" * 300, "anthropic", "request_too_large"),
+        ("/cline/v1/chat/completions", "openai", "request_too_large"),
+        ("/tenant/keys", "openai", "request_too_large"),
+    ],
+)
+def test_a_head_that_is_too_long_is_refused_in_its_callers_envelope(tmp_path, path, protocol, kind):
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            return await connection.ask(request("POST", path, x_long="a" * 17_000))
+
+    check_refusal(run(scenario), protocol, 413, kind)
+
+
+def test_a_head_that_comes_too_late_is_refused_in_its_callers_envelope(tmp_path):
+    async def scenario():
+        quick = Deadlines(head_s=0.2)
+        async with started(tmp_path, deadlines=quick) as gateway, wire(gateway.url) as connection:
+            return await connection.ask(b"POST /v1/messages HTTP/1.1\r\nhost: gateway\r\nx-a")
+
+    check_refusal(run(scenario), "anthropic", 400, "invalid_request_error")
 
 
 def test_a_head_of_15_kb_and_400_lines_is_served(tmp_path):
