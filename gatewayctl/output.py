@@ -90,6 +90,17 @@ class Output:
         """Print `document` as JSON, in ASCII: right in every locale."""
         line(json.dumps(document, indent=2))
 
+    def flush(self) -> None:
+        """Write what stdout still keeps."""
+        sys.stdout.flush()
+
+    def abandon(self) -> None:
+        """Forget what stdout did not take: Python would try again at its end, and tell of that."""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     def note(self, text: str) -> None:
         """Tell a person something, on stderr; silent under `--json`.
 

@@ -97,7 +97,22 @@ def store_failures() -> Iterator[None]:
         raise CommandError(str(exc), status=ExitStatus.NOT_FOUND, code="no_database") from exc
     except problems.StoreError as exc:
         code = _STORE_CODES.get(type(exc).__name__, "store_unusable")
-        raise CommandError(str(exc), status=ExitStatus.UNAVAILABLE, code=code) from exc
+        hint = _way_out(exc)
+        raise CommandError(str(exc), status=ExitStatus.UNAVAILABLE, code=code, hint=hint) from exc
+
+
+def _way_out(failed: Exception) -> str | None:
+    """Say what may help where SQLite could not open or write the file."""
+    import sqlite3
+
+    from server.store import problems
+
+    code = problems.code_of(failed.__cause__) if failed.__cause__ else 0
+    if code in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+        return "Run this as the user who owns the file and its folder; SQLite writes beside it."
+    if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}:
+        return "Look whether the disk is full, and make room."
+    return None
 
 
 _STORE_CODES = {

@@ -1,0 +1,54 @@
+"""What a command says where the disk or its rights keep it from working."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+LAUNCH = "import sys; from gatewayctl.main import run; sys.exit(run())"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("keys", "list"), ("usage", "--json"), ("credits", "ledger", "--csv"), ("--version",)],
+)
+def test_output_that_finds_no_room_is_an_error_of_one_line_and_a_hint(ready, words):
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", LAUNCH, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=buffered,
+        )
+
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Make room" in done.stderr
+    assert len(done.stderr.splitlines()) == (1 if "--json" in words else 2)
+
+
+def test_a_disk_without_room_is_named_where_a_change_fails(ready):
+    """A file that may not grow is what a full disk looks like from inside."""
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCH, "keys", "create", "ci"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)),
+    )
+
+    assert (done.returncode, done.stdout) == (7, "")
+    assert "hint: Look whether the disk is full" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
+def test_a_database_of_somebody_else_names_its_owner_as_the_way_out(cli, ready, home):
+    (home / "gateway.db").chmod(0o400)
+
+    done = cli("keys", "list", "--json")
+
+    assert done.code == 7
+    assert "Run this as the user who owns the file" in done.error["hint"]
