@@ -13,7 +13,6 @@ def status_of(session: Session, run: Callable[[], int | None]) -> int:
     try:
         status = int(run() or ExitStatus.OK)
         session.out.flush()
-        return status
     except (GatewayError, ConfigError) as err:
         failure = as_failure(err)
     except CommandError as err:
@@ -23,6 +22,8 @@ def status_of(session: Session, run: Callable[[], int | None]) -> int:
         hint = _WAYS_OUT.get(err.errno or 0)
         failure = CommandError(f"{place}{err.strerror or err}", code="io_error", hint=hint)
         session.out.abandon()
+    else:
+        return status
     session.out.error(str(failure), code=failure.code, hint=failure.hint)
     return failure.status
 

@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,12 +17,13 @@ LAUNCH = "import sys; from gatewayctl.main import run; sys.exit(run())"
 )
 def test_output_that_finds_no_room_is_an_error_of_one_line_and_a_hint(ready, words):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    with open("/dev/full", "w") as full:
+    with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", LAUNCH, *words],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
+            check=False,
             env=buffered,
         )
 
@@ -37,6 +39,7 @@ def test_a_disk_without_room_is_named_where_a_change_fails(ready):
         [sys.executable, "-c", LAUNCH, "keys", "create", "ci"],
         capture_output=True,
         text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)),
     )
 
