@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 from server.logs import KEPT_FILES, MAX_BYTES
 
 FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+PIPE_WAIT_MS = 1000  # for the reader of a pipe that is full
 
 
 class LogFile:
-    """Where lines are appended, all of a piece or none; it may be a pipe or a device too.
+    """Where lines are appended, each whole or not at all; it may be a pipe or a device too.
 
     Every call may raise OSError. Writing opens what is not open, so that it goes on by itself
     once the disk has room again. Old files are called `.1` to `.5`, as the other log's are.
@@ -36,18 +38,22 @@ class LogFile:
             self._fd = None
 
     def write(self, lines: bytes) -> None:
-        """Append `lines`; where the disk has no room for all, none of them is there."""
+        """Append `lines`; where the disk has no room for all, none of them is there.
+
+        A pipe is given one after another, until its reader stands still.
+        """
         fd = self._opened()
         status = os.fstat(fd)
-        is_file = stat.S_ISREG(status.st_mode)
-        if is_file and status.st_size and status.st_size + len(lines) > self._max_bytes:
+        if not stat.S_ISREG(status.st_mode):
+            _pour(fd, lines)
+            return
+        if status.st_size and status.st_size + len(lines) > self._max_bytes:
             self._rotate()
             fd = self._opened()
             status = os.fstat(fd)
         if os.write(fd, lines) == len(lines):
             return
-        if is_file:
-            os.ftruncate(fd, status.st_size)  # half a line would spoil the next one as well
+        os.ftruncate(fd, status.st_size)  # half a line would spoil the next one as well
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _opened(self) -> int:
@@ -74,3 +80,16 @@ class LogFile:
 
     def _old(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def _pour(fd: int, lines: bytes) -> None:
+    """Write each line whole: a pipe takes all or nothing of up to PIPE_BUF bytes, no more.
+
+    A batch is larger than a pipe holds, so without waiting most would end in half a line.
+    """
+    room = select.poll()
+    room.register(fd, select.POLLOUT)
+    for line in lines.splitlines(keepends=True):
+        if not room.poll(PIPE_WAIT_MS):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        os.write(fd, line)

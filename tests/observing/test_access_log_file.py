@@ -3,6 +3,7 @@
 import os
 import resource
 import stat
+import threading
 
 import pytest
 
@@ -93,3 +94,35 @@ def test_a_pipe_that_nobody_reads_is_refused_and_never_waited_for(tmp_path):
 
     with pytest.raises(OSError, match="No such device"):
         LogFile(tmp_path / "pipe").open()
+
+
+def test_a_pipe_gets_every_line_whole_however_much_is_written_at_once(tmp_path):
+    """As `/dev/stdout` is one in a container."""
+    path, got, count = tmp_path / "pipe", [], 1000
+    line = b'{"n":"' + 700 * b"x" + b'"}\n'
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader.start()
+    with path.open("wb"):  # opened once there is a reader
+        file = LogFile(path)
+        file.write(count * line)
+        file.close()
+    reader.join()
+
+    assert got == [count * line]
+
+
+def test_a_pipe_whose_reader_stands_still_ends_with_a_whole_line(tmp_path):
+    path, line = tmp_path / "pipe", b'{"n":"' + 700 * b"x" + b'"}\n'
+    os.mkfifo(path)
+    read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    file = LogFile(path)
+
+    with pytest.raises(OSError, match="temporarily unavailable"):
+        file.write(1000 * line)
+
+    file.close()
+    got = b"".join(iter(lambda: os.read(read_end, 65_536), b""))
+    os.close(read_end)
+    assert len(got) > 0
+    assert got == len(got) // len(line) * line
