@@ -35,6 +35,8 @@ Restart=on-failure
 RestartSec=2
 # A config that cannot be used does not mend itself.
 RestartPreventExitStatus=2
+# A reload that comes before it listens for one ends it, which would count as a clean end.
+RestartForceExitStatus=SIGHUP
 KillSignal=SIGTERM
 KillMode=mixed
 # Above server.drain_s: every stream is finished or settled by then.

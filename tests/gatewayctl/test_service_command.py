@@ -18,7 +18,7 @@ KNOWN = {
     "Unit": {"Description", "Documentation", "StartLimitIntervalSec", "StartLimitBurst"}
     | {"After", "Wants"},
     "Service": {"Type", "User", "ExecStart", "ExecReload", "WorkingDirectory", "Restart"}
-    | {"EnvironmentFile", "RestartSec", "RestartPreventExitStatus"}
+    | {"EnvironmentFile", "RestartSec", "RestartPreventExitStatus", "RestartForceExitStatus"}
     | {"KillSignal", "KillMode", "TimeoutStopSec"}
     | {"LimitNOFILE", "UMask", "NoNewPrivileges", "PrivateTmp", "ProtectSystem", "ProtectHome"}
     | {"ReadWritePaths", "RestrictAddressFamilies", "RestrictNamespaces", "RestrictRealtime"}
@@ -104,6 +104,7 @@ def test_the_unit_fits_a_gateway_with_one_sqlite_file(ready, cli, home):
         "MemoryDenyWriteExecute": "yes",
         "KillSignal": "SIGTERM",
         "Restart": "on-failure",
+        "RestartForceExitStatus": "SIGHUP",  # by itself that is no failure
     }
     assert unit.items() >= hardened.items()
 
