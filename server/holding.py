@@ -204,7 +204,7 @@ class Hold:
         if relay is None or self._job is not None:
             return
         now, seen = asyncio.get_running_loop().time(), relay.delivered_tokens
-        if seen == self._seen:  # the model may think unseen, and that is billed too
+        if seen == self._seen and relay.attempt.was_sent:  # it may think unseen: billed too
             self._unseen += round((now - self._looked_at) * terms.assumed_tokens_per_s)
         is_news = self._learn_input()
         if seen > terms.runaway_output:
@@ -386,8 +386,7 @@ class Hold:
     def _job_ended(self, job: asyncio.Task[None]) -> None:
         if not job.cancelled() and (bug := job.exception()) is not None:
             _log.error("a hold was not fitted (%s)", self._call.request_id, exc_info=bug)
-            failed = Internal("The gateway failed; its log has the details.")
-            self._cut(failed)
+            self._cut(Internal("The gateway failed; its log has the details."))
 
     def _alerted(self) -> None:
         if self._job is None:

@@ -711,6 +711,28 @@ def test_who_waits_in_vain_for_a_full_upstream_is_served_by_another(playing):
     assert (done.text, done.told) == (MESSAGES, [("two", 1, None)])
 
 
+def test_nothing_is_used_up_while_a_request_waits_for_its_turn(playing):
+    """No model thinks meanwhile: who has little would be told that it is too little."""
+
+    async def scenario(house):
+        full = {**ANTHROPIC, "max_concurrent": 1, "max_wait_s": 40}
+        config = config_of({"smart": {"targets": ONE, "price": PRICE}}, {"one": full})
+        house.router.adopt(config, keys_of(config))
+        Tenant.update(balance_micros=20_000).execute()
+        first = asyncio.create_task(house.serve())
+        await asyncio.sleep(0.1)
+        second = await asyncio.create_task(house.serve(BODY.replace(b"100", b"20000")))
+        return await first, second, second.hold._grant.output_tokens
+
+    first, second, covered = playing(
+        scenario, slow(after_s=30), stream(), models={"smart": ONE}, names={"one": ["k1"]}
+    )
+
+    assert covered < 1000
+    assert (first.error, second.error) == (None, None)
+    assert second.text.endswith(MESSAGES)
+
+
 def test_what_began_to_fail_while_a_request_waited_is_not_asked(playing):
     async def scenario(house):
         config = config_of(
