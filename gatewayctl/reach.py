@@ -45,7 +45,7 @@ def reach(
     name: str, upstream: Upstream, api_key: Secret | None, headers: dict[str, Secret]
 ) -> Reach:
     """Ask `upstream` for its models, with its key and headers; a success is an answer."""
-    key = "none" if upstream.api_key is None else "found" if api_key else "missing"
+    key = "found" if api_key else "missing" if upstream.keys else "none"
     start = Reach(name, upstream.protocol, key)
     if upstream.protocol == "demo":
         return replace(start, detail="built in")

@@ -1,7 +1,7 @@
 """`gatewayctl models`: look at the models, and check their upstreams."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ from gatewayctl.reach import Reach, reach
 from gatewayctl.session import Session
 from server.billing import prices, rates
 from server.config.load import Settings, resolve_reference
-from server.config.schema import Config, Price
+from server.config.schema import Config, Price, Upstream
 from server.errors import StoreUnavailable
 from server.routing.catalog import unknown_model
 from server.secret import Secret
@@ -57,7 +57,7 @@ def show(ctx: typer.Context, name: ModelName) -> None:
     session = Session.of(ctx)
     settings = session.settings()
     if name not in settings.config.models:
-        raise unknown_model(name, settings.config.models)
+        raise unknown_model(name, settings.config.models, lists="`gatewayctl models list`")
     model = _as_json(settings.config, name, _price_numbers(settings), read_health(settings))
     rows = zip(_COLUMNS, _row(model), strict=True)
     session.out.table(model, Table(("field", "value"), list(rows)))
@@ -75,7 +75,7 @@ def check(ctx: typer.Context) -> None:
     if not ok:
         names = ", ".join(each.upstream for each in reached if not each.ok)
         raise CommandError(
-            f"The upstream {names} cannot serve.",
+            f"Cannot serve: {names}.",
             status=ExitStatus.CHECK_FAILED,
             code="check_failed",
             hint="Mend `upstreams` in the config, or the environment that its keys name.",
@@ -91,7 +91,20 @@ def _reach_all(settings: Settings) -> list[Reach]:
         headers = {each: _resolve(settings, value) for each, value in upstream.headers.items()}
         present = {each: value for each, value in headers.items() if value is not None}
         there = structs.replace(upstream, proxy=_resolve(settings, upstream.proxy))
-        reached.append(reach(name, there, _resolve(settings, upstream.api_key), present))
+        keys = [_resolve(settings, key) for key in upstream.keys]
+        reached.append(_reach_with_each(name, there, keys, present))
+    return reached
+
+
+def _reach_with_each(
+    name: str, upstream: Upstream, keys: Sequence[Secret | None], headers: dict[str, Secret]
+) -> Reach:
+    """Call an upstream with each of its keys, up to the first that fails: tells which."""
+    for number, key in enumerate(keys or [None], 1):
+        reached = reach(name, upstream, key, headers)
+        if not reached.ok and len(keys) > 1:
+            detail = ": ".join(filter(None, (f"key {number}", reached.detail)))
+            return replace(reached, detail=detail)
     return reached
 
 

@@ -147,6 +147,7 @@ def test_an_unknown_model_is_not_found_with_near_ones(cli, ready):
 
     assert done.code == 5
     assert '"smart"' in done.err
+    assert "`gatewayctl models list`" in cli("models", "show", "nothing-like-it").err
 
 
 def test_the_demo_upstream_is_always_fine(cli, ready):
@@ -199,6 +200,32 @@ def test_a_missing_key_fails_the_check(cli, provider, routed):
     assert json.loads(done.err)["error"]["code"] == "check_failed"
 
 
+def test_each_key_of_an_upstream_is_tried(cli, provider, routed, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    monkeypatch.setenv("SECOND_KEY", "bad-fake-key")
+    routed(provider.server_port, extra='    api_keys: ["${SECOND_KEY}"]\n')
+
+    refused = cli("models", "check", "--json")
+    monkeypatch.setenv("SECOND_KEY", "another-good-fake-key")
+    taken = cli("models", "check", "--json")
+
+    assert (refused.code, taken.code) == (3, 0)
+    there = refused.json["data"][0]
+    assert (there["key"], there["status"]) == ("found", 401)
+    assert there["detail"].startswith("key 2: ")
+    assert "there" in refused.error["message"]
+
+
+def test_keys_may_all_be_in_the_list(cli, provider, routed, config, monkeypatch):
+    monkeypatch.setenv("THERE_KEY", "good-fake-key")
+    routed(provider.server_port)
+    config('api_key: "${THERE_KEY}"', 'api_keys: ["${THERE_KEY}"]')
+
+    done = cli("models", "check", "--json")
+
+    assert (done.code, done.json["data"][0]["key"]) == (0, "found")
+
+
 def test_a_redirect_is_not_followed_with_the_key(cli, provider, routed, monkeypatch):
     monkeypatch.setenv("THERE_KEY", "good-fake-key")
     provider.redirects = True
@@ -229,4 +256,4 @@ def test_a_check_in_a_pipe_says_yes_and_no(cli, provider, routed, monkeypatch):
     done = cli("models", "check")
 
     assert done.rows[0][:5] == ["there", "openai", "found", "yes", "no"]
-    assert "The upstream there cannot serve." in done.err
+    assert "Cannot serve: there." in done.err
