@@ -25,7 +25,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as exc:
         sock.close()
         raise PortTaken(
-            f"{host}:{port} cannot be used ({exc.strerror or exc}); choose another with --port."
+            f"{host}:{port} cannot be used ({exc.strerror or exc}); try another --host or --port."
         ) from exc
     return sock
 

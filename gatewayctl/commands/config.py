@@ -1,6 +1,7 @@
 """`gatewayctl config`: find, check and show the configuration."""
 
 import os
+from collections.abc import Iterable
 
 import msgspec
 import typer
@@ -8,7 +9,9 @@ import typer
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import noun
 from gatewayctl.session import Session
-from server.config.load import masked, upstream_key_problems
+from server.config.load import Settings, masked, resolve_reference, upstream_key_problems
+from server.config.references import is_reference, variables
+from server.secret import Secret
 
 app = noun("Find, check and show the configuration.")
 
@@ -41,8 +44,28 @@ def check(ctx: typer.Context) -> None:
             f"{settings.path}: the API key of {names} resolves to nothing.",
             status=ExitStatus.CHECK_FAILED,
             code="check_failed",
-            hint="Set the environment variable, or write the file, that `api_key` names.",
+            hint=f"Set the variables, or write the files: {_needs(settings, missing)}.",
         )
+
+
+def _needs(settings: Settings, upstreams: Iterable[str]) -> str:
+    """Tell which references of keys lead nowhere; a secret beside one is not told."""
+    told = []
+    for name in upstreams:
+        keys = settings.config.upstreams[name].keys
+        gone = [key for key in keys if not _is_found(settings, key)]
+        told.append(f"{name} needs {', '.join(dict.fromkeys(map(_reference, gone)))}")
+    return "; ".join(told)
+
+
+def _is_found(settings: Settings, key: Secret) -> bool:
+    found = resolve_reference(key, environ=os.environ, folder=settings.folder)
+    return found is not None
+
+
+def _reference(key: Secret) -> str:
+    text = key.reveal()
+    return text if is_reference(text) else ", ".join(f"${{{name}}}" for name in variables(text))
 
 
 @app.command("show")

@@ -140,7 +140,12 @@ def limit(
     with session.changing() as settings:
         changes = limit_flags.changes_of(given, settings.config)
         if not changes:
-            raise CommandError("Say which limit.", status=ExitStatus.USAGE, code="usage")
+            raise CommandError(
+                "Say which limit, such as --monthly 25.",
+                status=ExitStatus.USAGE,
+                code="usage",
+                hint="`gatewayctl keys limit --help` lists them.",
+            )
         key = keys.limit(key_id, changes, actor=audit.CLI, now=now)
         document = keys.as_json(key, now)
     limits = limit_flags.in_words(document["limits"]) or "no limits"

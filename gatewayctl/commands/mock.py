@@ -49,7 +49,7 @@ async def _serve(session: Session, host: str, port: int, options: demo.DemoOptio
         server = await demo.start(host, port, options=options)
     except OSError as exc:
         raise CommandError(
-            f"{host}:{port} cannot be used ({exc.strerror or exc}); choose another with --port.",
+            f"{host}:{port} cannot be used ({exc.strerror or exc}); try another --host or --port.",
             code="port_taken",
         ) from exc
     session.out.lines({"object": "demo_upstream", "url": server.url}, ())

@@ -22,6 +22,7 @@ def test_config_check_names_the_upstream_without_a_key(cli, ready, config, monke
     assert done.code == 3
     assert done.json["upstreams_without_key"] == ["other"]
     assert done.error["code"] == "check_failed"
+    assert "other needs ${OTHER_KEY}" in done.error["hint"]
     monkeypatch.setenv("OTHER_KEY", "not-a-real-key")
     assert cli("config", "check").code == 0
 
