@@ -7,10 +7,11 @@ name for begins with `gatewayctl.`.
 
 import asyncio
 import logging
+import os
 import re
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import TypeAlias
@@ -18,6 +19,10 @@ from typing import TypeAlias
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import (
+    OTEL_EXPORTER_OTLP_HEADERS,
+    OTEL_EXPORTER_OTLP_TRACES_HEADERS,
+)
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -30,11 +35,13 @@ from opentelemetry.trace import (
     TraceFlags,
     TraceState,
 )
+from opentelemetry.util.re import parse_env_headers
 
 from server import clock
 from server.observing.caller_trace import CallerTrace
 from server.observing.collector import Collector
 from server.observing.record import Record, Served
+from server.secret import MASK
 from server.usage.record import Outcome
 
 SEND_EVERY_S = 1.0
@@ -43,6 +50,7 @@ BATCH_SPANS = 128  # some 10 ms of work, between which the event loop is let in
 MOST_WAITING = 8192  # some 10 MB
 VALUE_LIMIT = 256
 CLOSE_WAIT_S = 2.0
+SHORTEST_SECRET = 8
 
 _Value: TypeAlias = str | bool | int | float | Sequence[str]
 
@@ -58,7 +66,13 @@ class Traces:
     that is said once.
     """
 
-    def __init__(self, exporter: SpanExporter, place: str = "", sample_ratio: float = 1.0) -> None:
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        place: str = "",
+        sample_ratio: float = 1.0,
+        secrets: Collection[str] = (),
+    ) -> None:
         self._exporter, self._place = exporter, place
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Served] = deque()
@@ -66,7 +80,7 @@ class Traces:
         self._is_failing = False
         self._ended = _Ended()
         self._tracer = _tracer(self._ended, sample_ratio)
-        self._reasons = _Reasons()
+        self._reasons = _Reasons(secrets)
         _SDK.addHandler(self._reasons)
         self._closing, self._stopped = threading.Event(), asyncio.Event()
         # A daemon: a collector that never answers must not keep the process from ending.
@@ -77,7 +91,7 @@ class Traces:
         """Send spans to `collector`."""
         headers = {name: value.reveal() for name, value in collector.headers.items()}
         exporter = OTLPSpanExporter(collector.url, headers=headers, timeout=SEND_WAIT_S)
-        return cls(exporter, collector.url, collector.sample_ratio)
+        return cls(exporter, collector.url, collector.sample_ratio, _secrets_of(headers))
 
     @property
     def dropped(self) -> int:
@@ -149,13 +163,31 @@ class _Ended(SpanProcessor):
 class _Reasons(logging.Handler):
     """Takes what the SDK says of every attempt, and keeps the first: that one tells the cause.
 
-    Without a handler, Python would write all of it to stderr.
+    Without a handler, Python would write all of it to stderr. A collector may repeat in its
+    status line what it was sent, so `secrets` are masked.
     """
 
     first = ""
 
+    def __init__(self, secrets: Collection[str]) -> None:
+        super().__init__()
+        self._secrets = secrets
+
     def emit(self, record: logging.LogRecord) -> None:
-        self.first = self.first or record.getMessage()
+        if self.first:
+            return
+        self.first = record.getMessage()
+        for secret in self._secrets:
+            self.first = self.first.replace(secret, MASK)
+
+
+def _secrets_of(headers: Mapping[str, str]) -> set[str]:
+    """Give the words of the headers that a collector is sent, the environment's too."""
+    values = list(headers.values())
+    for name in (OTEL_EXPORTER_OTLP_HEADERS, OTEL_EXPORTER_OTLP_TRACES_HEADERS):
+        values += parse_env_headers(os.environ.get(name, ""), liberal=True).values()
+    words = (word for value in values for word in value.split())
+    return {word for word in words if len(word) >= SHORTEST_SECRET}
 
 
 def make_span(tracer: trace.Tracer, record: Served) -> None:

@@ -278,6 +278,33 @@ def test_a_collector_that_fails_harms_no_request_and_is_told_of_once(tmp_path, s
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("echoed", ["authorization", "x-team"])
+def test_a_collector_that_repeats_a_header_does_not_bring_it_into_the_log(
+    tmp_path, monkeypatch, echoed
+):
+    """Neither the config's nor the environment's."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-team=fake-team-token")
+    headers = ', headers: {authorization: "Bearer ${TOKEN}"}'
+
+    async def scenario(there):
+        there.status, there.echo = 401, echoed
+        config, environ = _config(there.url, headers), {"TOKEN": "fake-collector-token"}
+        async with started(tmp_path, config, environ=environ) as gateway:
+            async with gateway.client() as client:
+                await client.post("/v1/messages", json=ASK)
+            await until(lambda: gateway.services.watch.traces.dropped == 1)
+
+    with collector() as there:
+        run(lambda: scenario(there))
+
+    log = (tmp_path / "gateway.log").read_text()
+    assert there.headers[0]["authorization"] == "Bearer fake-collector-token"
+    assert there.headers[0]["x-team"] == "fake-team-token"
+    assert "Not welcome: " in log
+    assert "***" in log
+    assert [word for word in ("fake-collector-token", "fake-team-token") if word in log] == []
+
+
 def test_a_collector_that_is_back_is_told_of(tmp_path):
     async def scenario(there):
         async with started(tmp_path, _config(there.url)) as gateway, gateway.client() as client:

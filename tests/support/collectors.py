@@ -11,10 +11,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass
 class Collected:
-    """What was sent to a collector; `status` is what it answers."""
+    """What was sent to a collector; `status` is what it answers, with the `echo`ed header."""
 
     url: str = ""
     status: int = 200
+    echo: str = ""
     paths: list[str] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
@@ -47,7 +48,8 @@ def collector():
             collected.headers.append({name.lower(): text for name, text in self.headers.items()})
             if collected.status == 200:
                 collected.bodies.append(body)
-            self.send_response(collected.status)
+            echoed = self.headers.get(collected.echo)
+            self.send_response(collected.status, echoed and f"Not welcome: {echoed}")
             self.send_header("content-length", "0")
             self.end_headers()
 
