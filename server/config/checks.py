@@ -118,8 +118,6 @@ def _header(path: KeyPath, name: str, value: Secret, own: Collection[str]) -> It
         yield path, "is not a header name"
     if name.lower() in own:
         yield path, "is set by the gateway and cannot be configured"
-    if not _HEADER_VALUE.fullmatch(value.reveal()):
-        yield path, "must be one line of ASCII characters"
     yield from _secret(path, value)
 
 
@@ -231,8 +229,11 @@ def _known(path: KeyPath, name: str, known: Collection[str], what: str) -> Itera
 
 
 def _secret(path: KeyPath, value: Secret | None) -> Iterator[Problem]:
-    if value is not None and is_malformed(value.reveal()):
+    text = "" if value is None else value.reveal()
+    if is_malformed(text):
         yield path, "has `${` but is not a reference; write ${NAME}"
+    elif not is_reference(text) and not _HEADER_VALUE.fullmatch(text):
+        yield path, "must be one line of ASCII characters"
 
 
 def _url(path: KeyPath, url: str) -> Iterator[Problem]:

@@ -85,6 +85,11 @@ def test_what_contradicts_the_rest_is_named_by_path_and_line(refusal, text, erro
         ("{protocol: openai}", "a: the key `base_url` is missing"),
         ("{protocol: demo, base_url: 'http://a'}", "a.base_url: must be left out: the demo upst"),
         ("{protocol: demo, api_key: '${}'}", "a.api_key: has `${` but is not a reference; write "),
+        ("{protocol: demo, api_key: sk\u2013fake}", "a.api_key: must be one line of ASCII charac"),
+        (
+            "{protocol: demo, api_keys: [sk, '\ufeffsk']}",
+            "a.api_keys[1]: must be one line of",
+        ),
         ("{protocol: demo, headers: {x y: z}}", 'a.headers."x y": is not a header name'),
         ("{protocol: demo, headers: {'': z}}", 'a.headers."": is not a header name'),
         ("{protocol: demo, headers: {x: 'é'}}", "a.headers.x: must be one line of ASCII charac"),
