@@ -201,8 +201,9 @@ def session_of(call: Call) -> str | None:
 
 def _attempts(tried: Sequence[Tried], error: GatewayError | None) -> str | None:
     """Tell a request's attempts as JSON, unless its row says as much."""
-    is_hidden = error is None and bool(tried) and tried[0].error is not None
-    if len(tried) < 2 and not is_hidden:  # its client left before a second could begin
+    told = None if error is None else error.reason
+    # One that was ended before its second attempt has its own reason, or none.
+    if not tried or (len(tried) == 1 and tried[0].error in (None, told)):
         return None
     return msgspec.json.encode(tried).decode()
 
