@@ -109,7 +109,7 @@ ROWS = [
     Row("garbage", "garbage between events, or for an answer", "fault:garbage", SERVED, TAKEN),
     Row("endless-line", "a line without end", "fault:endless-line", CUT, OVERFULL, most_mib=150),
     Row("endless", "an answer without end", "fault:endless:0", STOPPED, OVERFULL, most_mib=150),
-    Row("gzip-bomb", "a compression bomb", "fault:gzipbomb", TAKEN, TAKEN, most_mib=150),
+    Row("gzip-bomb", "a compression bomb", "fault:gzipbomb", TAKEN, TAKEN, most_mib=48),
     Row("401", "401", "fault:unauthorized", ONCE, ONCE),
     Row("403", "403", "fault:forbidden", ONCE, ONCE),
     Row("404", "404", "fault:notfound", ONCE, ONCE),
