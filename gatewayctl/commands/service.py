@@ -4,6 +4,7 @@ import getpass
 import sys
 from difflib import unified_diff
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -167,11 +168,17 @@ def _tell_user(session: Session, service: Service) -> None:
 
 
 def _tell_root(session: Session, service: Service, path: Path) -> None:
+    config, keys = quote(str(service.settings.path)), quote(str(service.environment_path))
+    commands = [
+        f"gatewayctl --config {config} service install --system --print | sudo tee {path}",
+        f"install -m 600 /dev/null {keys}  # NAME=value for each key",
+        f"sudo systemctl daemon-reload && sudo systemctl enable --now {NAME}",
+    ]
+    if service.environment_path.exists():
+        del commands[1]  # it would empty the file
+    told = "\n".join(f"  {command}" for command in commands)
     session.out.note(
-        f"Nothing was changed. To install this unit, which runs as {service.user}:\n"
-        f"  gatewayctl service install --system --print | sudo tee {path}\n"
-        f"  install -m 600 /dev/null {service.environment_path}  # NAME=value for each key\n"
-        f"  sudo systemctl daemon-reload && sudo systemctl enable --now {NAME}"
+        f"Nothing was changed. To install this unit, which runs as {service.user}:\n{told}"
     )
 
 

@@ -257,6 +257,22 @@ def test_a_systemd_that_does_not_answer_changes_nothing(ready, cli, home, machin
     assert not _unit_path(home).exists()
 
 
+def test_what_root_is_told_to_do_empties_no_file_of_keys(ready, cli, home, no_systemd):
+    """Its lines are pasted again after an upgrade, when the keys are long there."""
+    folder = home / "our gateway"
+    folder.mkdir()
+    shutil.copy(home / "config.yaml", folder)
+    path = folder / "config.yaml"
+
+    first = cli("--config", path, "service", "install", "--system").err
+    (folder / "gateway.env").write_text("SOME_KEY=there\n")
+    again = cli("--config", path, "service", "install", "--system").err
+
+    assert f"--config '{path}' service install --system --print | sudo tee" in first
+    assert f"install -m 600 /dev/null '{folder / 'gateway.env'}'" in first
+    assert "/dev/null" not in again
+
+
 def test_uninstalling_from_the_machine_is_told_and_not_done(ready, cli, no_systemd):
     done = cli("service", "uninstall", "--system")
 
