@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import resource
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any
@@ -243,7 +244,7 @@ class Connection(HttpProtocol):
         """Begin to read; one more than may be open gets a 503, and that is its end."""
         self.services: Services = self.app.ctx.services
         self._gone: asyncio.Future[None] | None = None
-        limit = self.services.settings.config.server.max_connections
+        limit = _most_connections(self.services.settings.config.server.max_connections)
         self.is_surplus = len(self.connections) >= limit
         begin: Callable[[Any], None] = super().connection_made
         begin(transport)
@@ -309,3 +310,12 @@ class Connection(HttpProtocol):
             raise asyncio.CancelledError  # as the loop does an instant later
         self.transport.write(data)
         self._time = monotonic()
+
+
+def _most_connections(wanted: int) -> int:
+    """Choose how many clients may be connected: no more than there can be files for.
+
+    Each may need a connection to a provider, and with no file left nothing else works either.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return wanted if files == resource.RLIM_INFINITY else min(wanted, files // 2)

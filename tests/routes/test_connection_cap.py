@@ -1,10 +1,24 @@
 """server.max_connections: who is there stays, and one more is told to come back."""
 
 import asyncio
+import json
+import resource
 from contextlib import AsyncExitStack
 
-from support.gateways import DEMO_CONFIG, started
-from support.wires import check_refusal, request, run, until, wire
+import pytest
+from support.gateways import DEMO_CONFIG, config_for, started
+from support.processes import Process, prepare
+from support.wires import (
+    ASK,
+    MESSAGE,
+    check_refusal,
+    http_answer,
+    recording,
+    request,
+    run,
+    until,
+    wire,
+)
 
 TWO = DEMO_CONFIG + "server: {max_connections: 2}\n"
 HEALTHZ = request("GET", "/healthz")
@@ -69,3 +83,26 @@ def test_a_flood_leaves_nothing_behind(tmp_path):
 
 async def _is(value):
     return value
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
+def test_idle_connections_leave_files_for_those_who_ask(tmp_path):
+    """Whatever `max_connections` says: the system may allow fewer files than they would take."""
+
+    async def scenario():
+        async with recording(http_answer(200, MESSAGE)) as upstream, AsyncExitStack() as stack:
+            secret = prepare(tmp_path, config_for(upstream.url))
+            config = str(tmp_path / "config.yaml")
+            gateway = await Process.start("serve", "--config", config, "--port", "0")
+            stack.push_async_callback(gateway.end)
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.prlimit(gateway.process.pid, resource.RLIMIT_NOFILE, (120, hard))
+            here = [await stack.enter_async_context(wire(gateway.url)) for _ in range(70)]
+            refused = [await each.reply() for each in here[60:]]
+            asking = request("POST", "/v1/messages", json.dumps(ASK).encode(), x_api_key=secret)
+            return refused, [(await each.ask(asking)).status for each in here[:60]]
+
+    refused, served = run(scenario)
+
+    assert [each.status for each in refused] == [503] * 10
+    assert served == [200] * 60
