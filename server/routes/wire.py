@@ -43,7 +43,7 @@ LONGEST_PATH = 200
 _MESSAGES_TOOLS = frozenset(TOOLS) - {"codex"}
 _OPENAI_PATH = re.compile(r"^/(?:tenant|pricing)|/chat/completions|/responses")
 _log = logging.getLogger(__name__)
-_SECRET = re.compile(r"[\w-]{40,}")  # where a key was put into a path by mistake
+_SECRET = re.compile(r"[\w-]{32,}")  # where a key was put into a path by mistake
 _LOGGABLE = re.compile(r"[\x20-\x7e]{1,128}").fullmatch
 
 
@@ -245,7 +245,7 @@ def refused(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Ans
     record = Refused(
         request_id=request_id(request),
         method=request.method,
-        path=_SECRET.sub("***", request.path[:LONGEST_PATH]),
+        path=_SECRET.sub("***", request.path)[:LONGEST_PATH],
         protocol=protocol.value,
         status=envelopes.status_for(error, protocol),
         error=error.reason,

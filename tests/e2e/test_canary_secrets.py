@@ -1,5 +1,6 @@
 """Every secret is marked; whatever a gateway does, none turns up where it has no business."""
 
+import base64
 import http.server
 import io
 import json
@@ -9,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -45,6 +47,12 @@ ENVIRON = {
     "STRIPE_WEBHOOK_SECRET": "whsec_canary7eWebhook0123456789abcdef",
 }
 FILE_KEY = "sk-proj-canary7fFile0123456789abcdefghijklmnop"
+LITERALS = {
+    "key": "sk-ant-api03-canary7jLiteral0123456789abcdefghij",
+    "token": "canary7kLiteralToken0123456789",
+    "password": "canary7lLiteralPassword0123456789",
+    "webhook": "whsec_canary7mLiteral0123456789abcdef",
+}
 PRESENTED = (
     "sk-ant-api03-canary7gPresented0123456789abcdefghij",
     "gwk_canary7hMalformed0123456789abcdefghijklmnopqrstuv",
@@ -60,6 +68,10 @@ upstreams:
   proxied: {{protocol: openai, base_url: "{url}/v1", api_key: "file:key.txt",
     proxy: "http://user:${{CANARY_PASSWORD}}@127.0.0.1:1"}}
   nowhere: {{protocol: anthropic, base_url: "http://127.0.0.1:1", api_key: "${{CANARY_KEY}}"}}
+  written: {{protocol: anthropic, base_url: "{url}", api_keys: ["{key}"],
+    headers: {{x-team-token: "{token}"}}}}
+  written_proxied: {{protocol: anthropic, base_url: "{url}", api_key: "{key}",
+    proxy: "http://user:{password}@127.0.0.1:1"}}
 models:
   good: {{targets: [{{upstream: messages, model: good}}], free: true}}
   m400: {{targets: [{{upstream: messages, model: "400"}}], free: true}}
@@ -68,10 +80,17 @@ models:
   c401: {{targets: [{{upstream: chat, model: "401"}}], free: true}}
   proxied: {{targets: [{{upstream: proxied, model: good}}], free: true}}
   nowhere: {{targets: [{{upstream: nowhere, model: good}}], free: true}}
+  written: {{targets: [{{upstream: written, model: "400"}}], free: true}}
+  written_proxied: {{targets: [{{upstream: written_proxied, model: good}}], free: true}}
 auto: {{default: good}}
 tiers: {{team: {{name: Team, price_cents: 2000, stripe_lookup_key: team}}}}
-stripe: {{api_base: "http://127.0.0.1:1"}}
+stripe: {{api_base: "http://127.0.0.1:1",
+  webhook_secrets: ["${{STRIPE_WEBHOOK_SECRET}}", "{webhook}"]}}
 """
+MODELS = (
+    *("good", "m400", "m401", "c400", "c401"),
+    *("proxied", "nowhere", "written", "written_proxied"),
+)
 ANSWER = {
     "id": "msg_1",
     "type": "message",
@@ -152,7 +171,7 @@ def _requests(url, key):
             answers.append(client.request(method, path, headers={"x-api-key": secret}, **options))
             return answers[-1]
 
-        for model in ("good", "m400", "m401", "c400", "c401", "proxied", "nowhere"):
+        for model in MODELS:
             for stream in (False, True):
                 body = {"model": model, "max_tokens": 9, "stream": stream}
                 body["messages"] = [{"role": "user", "content": "hi"}]
@@ -167,6 +186,9 @@ def _requests(url, key):
         ask("POST", "/stripe/webhook", content=b"{}")
         ask("PUT", "/v1/messages")
         ask("GET", "/v1/models/nothing")
+        # Who sent it may read it again in the answer, and nobody else anywhere.
+        for secret in (key, LITERALS["webhook"]):
+            client.get(f"/nowhere/{'a/' * 80}{secret}/{secret}?key={secret}")
     return answers
 
 
@@ -187,7 +209,7 @@ def _files(folder):
 def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house):
     folder, command, said = house
     with _provider() as (provider, provider_url), collector() as there:
-        lay_out(folder, CONFIG.format(url=provider_url, collector=there.url))
+        lay_out(folder, CONFIG.format(url=provider_url, collector=there.url, **LITERALS))
         (folder / "key.txt").write_text(FILE_KEY + "\n")
         first = command("init").strip()
         made = command("keys", "create", "canary", "--json")
@@ -208,6 +230,7 @@ def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house
             ["keys", "list", "--json"],
             ["keys", "show", key_id],
             ["config", "show"],
+            ["config", "show", "--json"],
             ["config", "check"],
             ["models", "check"],
             ["credits", "sync"],
@@ -218,6 +241,7 @@ def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house
             ["keys", "revoke"],
         ):
             command(*words)
+        _let_the_collector_refuse(there, url, first)
         process.send_signal(signal.SIGUSR1)
         crash = httpx.post(f"{url}/v1/messages", headers={"x-api-key": first}, json=_ask())
         listed = list(_process_texts(process.pid))
@@ -225,19 +249,24 @@ def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house
         said += process.communicate(timeout=30)
         listed += _as_served(folder)
 
-    secrets = [*ENVIRON.values(), FILE_KEY, *PRESENTED, first, second, third, minted]
-    assert len(set(secrets)) == 13
+    secrets = [*ENVIRON.values(), *LITERALS.values(), FILE_KEY, *PRESENTED]
+    secrets += [first, second, third, minted]
+    passwords = (ENVIRON["CANARY_PASSWORD"], LITERALS["password"])
+    secrets += [base64.b64encode(f"user:{each}".encode()).decode() for each in passwords]
+    assert len(set(secrets)) == 19
     assert all(len(secret) > 20 for secret in secrets)
     assert {ENVIRON["CANARY_KEY"], f"Bearer {FILE_KEY}", ENVIRON["CANARY_TOKEN"]} <= provider.heard
+    assert {LITERALS["key"], LITERALS["token"]} <= provider.heard
     assert {200, 400, 401, 404, 405, 502} <= {answer.status_code for answer in answers}
     assert there.headers[0]["authorization"] == f"Bearer {ENVIRON['CANARY_COLLECTOR']}"
-    assert len(there.spans) == 28
+    assert len(there.spans) == 4 * len(MODELS)
     files = _files(folder)
-    del files[folder / "key.txt"]
+    del files[folder / "key.txt"], files[folder / "config.yaml"]
     log = files[folder / "gateway.log"]
     assert crash.status_code == 500
     assert b"Traceback" in log
     assert b"Stripe: APIConnectionError" in log
+    assert b"Not welcome: Bearer ***" in log
     assert any(b"gatewayctl.serving" in each for each in listed)
     bodies = [answer.content for answer in [*answers, crash]]
     heads = [str(answer.headers).encode() for answer in answers]
@@ -248,7 +277,8 @@ def test_no_secret_turns_up_in_logs_database_output_spans_or_process_lists(house
         "answers": bodies + heads,
         "spans": there.bodies,
     }.items():
-        found = [each for each in secrets if any(_core(each) in text for text in texts)]
+        text = b"\n".join(texts)
+        found = [each for each in secrets if any(piece in text for piece in _pieces(each))]
         assert found == [], place
 
 
@@ -256,9 +286,22 @@ def _ask():
     return {"model": "good", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
 
 
-def _core(secret):
-    """Give what nobody may see of a secret: keys are listed by their first 8 and last 4."""
-    return secret[8:-4].encode()
+def _pieces(secret):
+    """Give what nobody may see of a secret: keys are listed by their first 8 and last 4.
+
+    A part of it is as bad: something may have cut it short.
+    """
+    core = secret[8:-4].encode()
+    return (core[at : at + 12] for at in range(len(core) - 11))
+
+
+def _let_the_collector_refuse(there, url, secret):
+    """Have the collector, once it has all spans so far, say in its refusal what it was sent."""
+    deadline = time.monotonic() + 10
+    while len(there.spans) < 4 * len(MODELS) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    there.status, there.echo = 401, "authorization"
+    httpx.post(f"{url}/v1/messages", headers={"x-api-key": secret}, json=_ask())
 
 
 def _as_served(folder):
