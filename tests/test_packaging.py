@@ -1,4 +1,4 @@
-"""The wheel: it holds the source whole, and works away from the checkout."""
+"""The wheel and the archive it can be built from: the source whole, away from the checkout."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import tomllib
 import venv
 from pathlib import Path
@@ -16,20 +17,30 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("gatewayctl", "server")
-WHAT_A_BUILD_READS = ("pyproject.toml", "README.md", "LICENSE")
+WHAT_A_BUILD_READS = ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """Build the wheel in a copy of the tree: a build leaves folders behind."""
-    copy, built = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
+def tree(tmp_path_factory):
+    """Copy the tree: a build leaves folders behind."""
+    copy = tmp_path_factory.mktemp("tree")
     for name in WHAT_A_BUILD_READS:
         shutil.copy(ROOT / name, copy)
-    for package in PACKAGES:
+    for folder in (*PACKAGES, "tests"):
         ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, copy / package, ignore=ignored)
-    _pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", built, copy)
-    (found,) = built.glob("*.whl")
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignored)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
+    """Build the wheel from the tree."""
+    return _built_from(tree, tmp_path_factory.mktemp("built"))
+
+
+def _built_from(source, folder):
+    _pip("wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", folder, source)
+    (found,) = folder.glob("*.whl")
     return found
 
 
@@ -71,21 +82,42 @@ def _pip(*words):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_wheel_holds_every_file_of_the_source_and_nothing_else(wheel):
-    source = {
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
+def _source():
+    """Give every file of the packages by its name."""
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*")]
+    files = [path for path in paths if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(ROOT)): path.read_bytes() for path in files}
 
+
+def _held_by(wheel):
     with ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
-        texts = {name: archive.read(name) for name in names}
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        return {name: archive.read(name) for name in names}
 
-    assert names == source
-    assert {name: (ROOT / name).read_bytes() for name in source} == texts
-    assert {"server/py.typed", "gatewayctl/py.typed"} < names
+
+def test_the_wheel_holds_every_file_of_the_source_and_nothing_else(wheel):
+    held, source = _held_by(wheel), _source()
+
+    assert held.keys() == source.keys()
+    assert held == source
+    assert {"server/py.typed", "gatewayctl/py.typed"} < held.keys()
+
+
+def test_the_archive_of_the_source_holds_all_of_it_and_makes_the_same_wheel(tree, tmp_path):
+    build = f"from setuptools.build_meta import build_sdist as b; b({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tree, capture_output=True, check=True)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        archive.extractall(tmp_path, filter="data")
+    unpacked = path.with_name(path.name.removesuffix(".tar.gz"))
+    files = [each for each in unpacked.rglob("*") if each.is_file()]
+    texts = {str(each.relative_to(unpacked)): each.read_bytes() for each in files}
+
+    beside = {name: (ROOT / name).read_bytes() for name in WHAT_A_BUILD_READS}
+    assert {name: texts.get(name) for name in _source() | beside} == _source() | beside
+    made = {name for name in texts.keys() - _source().keys() if ".egg-info/" not in name}
+    assert made == {*beside, "PKG-INFO", "setup.cfg"}
+    assert _held_by(_built_from(unpacked, tmp_path)) == _source()
 
 
 def test_opentelemetry_comes_only_with_its_extra(wheel):
