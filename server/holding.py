@@ -138,12 +138,11 @@ class Hold:
             await self._holds.wait_freed(self._call.caller.tenant_id, left_s)
 
     async def move(self, plan: Plan) -> bytes:
-        """Hold what the request needs at another target, and give the body to send there.
+        """Hold what a paused request needs at another target, and give the body to send there.
 
         Nothing has changed where it raises: InsufficientBalance, QuotaExceeded,
         SubscriptionInactive.
         """
-        await self._pause()
         terms = terms_of(self._call, plan, self._rules, clock.now())
         units = _no_units if terms.scale is None else terms.scale.upfront(terms.input_tokens)
         opening = rows.moved(self.opening, plan, terms.input_tokens)
@@ -155,10 +154,14 @@ class Hold:
         self._plan, self._terms, self._units, self.opening = plan, terms, units, opening
         return self._payload()
 
-    async def follow_again(self, relay: Relay) -> None:
-        """Follow another attempt; what the last one came to is nothing."""
-        await self._pause()
-        self.follow(relay)
+    async def pause(self) -> None:
+        """Look no more until the next `follow`: what the last attempt came to is nothing."""
+        self._holds.forget(self)
+        # At once: the job may be about to find the hold used up, and to cut the next attempt.
+        self._known, self._seen, self._unseen = None, 0, 0
+        if self._job is not None:
+            await asyncio.wait([self._job])
+            self._job = None
 
     def follow(self, relay: Relay) -> None:
         """Keep ahead of what `relay` delivers, where the hold is one that grows."""
@@ -220,14 +223,6 @@ class Hold:
         self._alert()
 
     # inside
-
-    async def _pause(self) -> None:
-        """Look no more until the next `follow`, which begins anew."""
-        self._holds.forget(self)
-        if self._job is not None:
-            await asyncio.wait([self._job])
-            self._job = None
-        self._known, self._seen, self._unseen = None, 0, 0
 
     @property
     def _following(self) -> Relay:
@@ -308,7 +303,7 @@ class Hold:
     async def _waited(self, deadline: float) -> bool:
         """Wait for others to give something back; where that is vain, end the stream."""
         refusal = await self._refusal()
-        if refusal is None:  # somebody gave something back meanwhile
+        if refusal is None or not self._is_used_up:  # somebody gave back, or `pause`
             return True
         left_s = deadline - asyncio.get_running_loop().time()
         if left_s <= 0 or not self._is_worth_waiting(refusal):

@@ -58,6 +58,7 @@ class Journey:
                 break
             begin_attempt(relay, self._call, self.plan, hold.estimated_input)
             # The client may leave meanwhile, and nothing is owed.
+            await hold.pause()
             await asyncio.sleep(self._itinerary.pause_s(place, self._loop.time(), random.random))
             if place.target is not self._place.target:
                 moved = await self._move(place, hold, relay)
@@ -66,7 +67,7 @@ class Journey:
                     continue
                 payload = moved
             else:
-                await hold.follow_again(relay)
+                hold.follow(relay)
             self._place = place
             error = await self._visit(payload, relay)
         return error

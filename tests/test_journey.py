@@ -733,6 +733,31 @@ def test_nothing_is_used_up_while_a_request_waits_for_its_turn(playing):
     assert second.text.endswith(MESSAGES)
 
 
+@pytest.mark.parametrize("failure", [status(500), limited(4)])
+def test_what_a_failed_attempt_seemed_to_use_up_does_not_end_the_next(playing, failure):
+    """It came to nothing, also where its hold was about to be found used up just then."""
+
+    async def scenario(house):
+        Tenant.update(balance_micros=20_000).execute()
+        first = asyncio.create_task(house.serve())
+        await asyncio.sleep(0.1)
+        second = await asyncio.create_task(house.serve(BODY.replace(b"100", b"20000")))
+        first.cancel()
+        return second, second.hold._grant.output_tokens
+
+    async def late_failure(attempt):
+        await asyncio.sleep(9.5)
+        return await failure(attempt)
+
+    second, covered = playing(
+        scenario, slow(after_s=60), late_failure, slow(after_s=2), models={"smart": ONE}
+    )
+
+    assert 850 < covered < 900
+    assert second.error is None
+    assert second.text.endswith(MESSAGES)
+
+
 def test_what_began_to_fail_while_a_request_waited_is_not_asked(playing):
     async def scenario(house):
         config = config_of(
