@@ -107,6 +107,11 @@ class Reloader:
         except (ConfigError, StoreUnavailable) as err:
             reloads["refused"] += 1
             _log.error("the config was not reloaded, the former stays in force: %s", err)
+            if isinstance(err, StoreUnavailable):
+                # Nothing is wrong with the file, and nobody would edit it again: the next look
+                # takes it over, what was asked for without an edit included.
+                self._files.config.expect_change()
+                self._digest = ""
             return False
         reloads["done"] += 1
         return True

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 from support.gateways import DEMO_CONFIG, config_for, started
+from support.locks import locked
 from support.raw_upstream import until
 
 PRESET = "tool: cline\nversion: 9\n"
@@ -60,3 +61,19 @@ def test_a_broken_preset_is_told_whenever_its_config_is_taken_over(tmp_path, cap
 
     assert rules.presets["cline"].version != 9
     assert rules.config.models["smart"].targets[0].model == "demo-other"
+
+
+def test_what_a_locked_database_kept_from_being_taken_over_is_so_once_it_is_free(tmp_path, caplog):
+    """Asked for by a signal alone: no edit of a file would bring it back to mind."""
+    caplog.set_level(logging.INFO)
+    asked = asyncio.Event()
+
+    async def scenario():
+        async with started(tmp_path, DEMO_CONFIG, reload=asked, reload_every_s=0.05) as gateway:
+            async with locked(gateway.services.settings.database_path):
+                asked.set()
+                await until(lambda: "config was not reloaded" in caplog.text, 20)
+            await until(lambda: "config reloaded" in caplog.text, 20)
+            return gateway.services.watch.reloads["done"]
+
+    assert asyncio.run(scenario()) == 1
