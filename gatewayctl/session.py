@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.output import Output
+from server.errors import StoreUnavailable
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may take
     from server.config.load import Settings
@@ -99,10 +100,18 @@ def store_failures() -> Iterator[None]:
         code = _STORE_CODES.get(type(exc).__name__, "store_unusable")
         hint = _way_out(exc)
         raise CommandError(str(exc), status=ExitStatus.UNAVAILABLE, code=code, hint=hint) from exc
+    except StoreUnavailable as exc:
+        hint = _way_out(exc)
+        if hint is None:  # locked, say: its own advice to try again is right
+            raise
+        message = f"The database cannot be used: {exc.__cause__}."
+        raise CommandError(
+            message, status=ExitStatus.UNAVAILABLE, code=exc.code, hint=hint
+        ) from exc
 
 
 def _way_out(failed: Exception) -> str | None:
-    """Say what may help where SQLite could not open or write the file."""
+    """Say what may help where SQLite could not open, read or write the file."""
     import sqlite3
 
     from server.store import problems
@@ -112,6 +121,8 @@ def _way_out(failed: Exception) -> str | None:
         return "Run this as the user who owns the file and its folder; SQLite writes beside it."
     if code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL}:
         return "Look whether the disk is full, and make room."
+    if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return "The file is damaged: stop the gateway, and restore a backup."
     return None
 
 

@@ -74,7 +74,7 @@ ROWS = {
     "gatewayctl.limit_flags": "config exits",
     "gatewayctl.reach": "secret config",
     "gatewayctl.health": "errors clock config store",
-    "gatewayctl.session": "config store output exits",
+    "gatewayctl.session": "errors config store output exits",
     "gatewayctl.options": "errors store exits session",
     "gatewayctl.welcome": "billing",
     "gatewayctl.bootstrap": "config store presets tenants billing session",

@@ -2,8 +2,10 @@
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,23 @@ def test_a_disk_without_room_is_named_where_a_change_fails(ready):
 
     assert (done.returncode, done.stdout) == (7, "")
     assert "hint: Look whether the disk is full" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["verify", "ledger", "statement"])
+def test_a_damaged_ledger_is_not_a_reason_to_try_again(cli, ready, home, verb):
+    with closing(sqlite3.connect(home / "gateway.db")) as connection:
+        found = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'entry'")
+        (page,) = found.fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+    with (home / "gateway.db").open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+
+    done = cli("credits", verb, "--json")
+
+    assert (done.code, done.error["code"]) == (7, "unavailable")
+    assert "malformed" in done.error["message"]
+    assert "restore a backup" in done.error["hint"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anything")
