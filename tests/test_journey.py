@@ -711,6 +711,29 @@ def test_who_waits_in_vain_for_a_full_upstream_is_served_by_another(playing):
     assert (done.text, done.told) == (MESSAGES, [("two", 1, None)])
 
 
+@pytest.mark.parametrize("stays", [True, False])
+def test_who_waits_before_a_bound_that_a_reload_takes_away_goes_at_once(playing, stays):
+    async def scenario(house):
+        full = {**ANTHROPIC, "max_concurrent": 1, "max_wait_s": 30}
+        models = {"smart": {"targets": ONE, "price": PRICE}}
+        house.router.adopt(config := config_of(models, {"one": full}), keys_of(config))
+        first, *others = [asyncio.create_task(house.serve()) for _ in range(3)]
+        await asyncio.sleep(10)
+        elsewhere = {"smart": {"targets": [target("two")], "price": PRICE}}
+        without = config_of(models, {"one": ANTHROPIC})
+        if not stays:
+            without = config_of(elsewhere, {"two": ANTHROPIC})
+        house.router.adopt(without, keys_of(without))
+        errors = [(await each).error for each in others]
+        first.cancel()
+        return errors, [at for at, *_ in house.providers.asked]
+
+    answers = [slow(after_s=60), stream(), stream()]
+    errors, asked = playing(scenario, *answers, models={"smart": ONE})
+
+    assert (errors, asked) == ([None, None], [0.0, 10.0, 10.0])
+
+
 def test_nothing_is_used_up_while_a_request_waits_for_its_turn(playing):
     """No model thinks meanwhile: who has little would be told that it is too little."""
 

@@ -10,6 +10,8 @@ from server.routing.itinerary import Itinerary
 from server.routing.places import Breakers, Part, places_of
 from server.routing.spread import Pins
 
+_ALL = 2**31  # more than ever wait
+
 
 class Router:
     """Plans the ways of requests; what it has learned outlives a reload of the config.
@@ -29,11 +31,12 @@ class Router:
         self._places = places_of(config, keys, self._breakers)
         self._pins.keep_s = config.routing.sticky_s
         for name in self._queues.keys() - config.upstreams.keys():
-            del self._queues[name]
+            self._queues.pop(name).resize(_ALL, 0.0)
         for name, upstream in config.upstreams.items():
             most, known = upstream.max_concurrent, self._queues.get(name)
             if most is None:
-                self._queues.pop(name, None)
+                if known is not None:  # who waits would be overtaken by all that come
+                    self._queues.pop(name).resize(_ALL, 0.0)
             elif known is None:
                 self._queues[name] = FairQueue(most, upstream.max_wait_s)
             else:
