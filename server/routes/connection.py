@@ -24,7 +24,7 @@ TLS_CLOSE_S, TLS_STOP_S = 5.0, 1.0  # for a client to take the end of its answer
 
 _CHUNK_SIZE = re.compile(rb"\r\n([0-9A-Fa-f]{1,12})").fullmatch
 _LONGEST_SIZE_LINE = 16
-_ASKED_FOR = re.compile(rb"[A-Z]{3,16} (/[!-~]{0,200})").match
+_ASKED_FOR = re.compile(rb"[A-Z]{3,16} (/[!-~]*) ").match
 
 
 class Conversation(Http):

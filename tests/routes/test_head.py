@@ -13,6 +13,7 @@ from support.wires import (
     recording,
     request,
     run,
+    until,
     wire,
 )
 
@@ -275,6 +276,26 @@ def test_a_head_that_is_too_long_is_refused_in_its_callers_envelope(tmp_path, pa
             return await connection.ask(request("POST", path, x_long="a" * 17_000))
 
     check_refusal(run(scenario), protocol, 413, kind)
+
+
+def test_a_key_in_the_path_of_a_head_that_is_too_long_is_not_logged(tmp_path):
+    """Not a part of it either, wherever the logged path is cut."""
+    log = tmp_path / "access.log"
+
+    async def lines():
+        return log.read_text().splitlines()
+
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            path = "/" + "a/" * 85 + gateway.secret
+            reply = await connection.ask(request("GET", path, x_long="a" * 17_000))
+            return gateway.secret, reply.status, await until(lines)
+
+    secret, status, (line,) = run(scenario)
+
+    assert status == 413
+    assert "/a/a/" in line
+    assert secret[:12] not in line
 
 
 def test_a_head_that_comes_too_late_is_refused_in_its_callers_envelope(tmp_path):
