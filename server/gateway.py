@@ -10,7 +10,7 @@ from server import rows
 from server.answering import begin_attempt, error_event, relay_of
 from server.billing import admission
 from server.calls import Call, Plan, Rules
-from server.errors import GatewayError, Internal, restarting
+from server.errors import GatewayError, Internal, KeyChanged, restarting
 from server.holding import Hold, Holds
 from server.journey import Journey
 from server.limits.limiter import Limiter
@@ -146,6 +146,8 @@ class Flight:
         """Queue the settlement; the client gets its last bytes once that is committed."""
         relay = self.relay
         if not self.is_held:
+            if isinstance(error, KeyChanged):
+                self._pass.undo()  # its handler tries again before this pump has ended
             relay.release(error)
             return
         if relay.meter.error is not None:

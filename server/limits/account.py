@@ -59,6 +59,11 @@ class Account:
         if taken is not None:
             self._tokens.settle(taken, tokens, now_ns)
 
+    def undo(self, taken: Taken | None, now_ns: int) -> None:
+        """Count a request as if it had never begun."""
+        self.leave(taken, 0, now_ns)
+        self._requests.give_back(1, now_ns)
+
     def is_as_new(self, now_ns: int) -> bool:
         """Tell whether it can be forgotten."""
         buckets = (self._requests, self._tokens)

@@ -45,6 +45,11 @@ class Bucket:
         self._flow_back(now_ns)
         self._out += tokens * MINUTE_NS
 
+    def give_back(self, tokens: int, now_ns: int) -> None:
+        """Give back what was spent a moment ago."""
+        self._flow_back(now_ns)
+        self._out = max(0, self._out - tokens * MINUTE_NS)
+
     def take(self, tokens: int, now_ns: int) -> Taken:
         """Take tokens for a request that begins, to be settled."""
         self.spend(tokens, now_ns)

@@ -56,6 +56,12 @@ class Pass:
         for account, taken in entered:
             account.leave(taken, tokens, self._now_ns())
 
+    def undo(self) -> None:
+        """Give all back, as for a request that will be judged anew; only once."""
+        entered, self._entered = self._entered, ()
+        for account, taken in entered:
+            account.undo(taken, self._now_ns())
+
 
 class Limiter:
     """The counters of all limits, and how often each of them was hit.

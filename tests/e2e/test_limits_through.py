@@ -446,3 +446,19 @@ def test_a_change_of_a_keys_limits_counts_with_the_very_next_request(tmp_path):
                 return [*told, await status(client), await status(client)]
 
     assert asyncio.run(scenario()) == [200, 200, 403, 200, 403, 200, 200]
+
+
+def test_a_change_of_a_keys_limits_counts_the_next_request_once(tmp_path):
+    """It is judged by the former limits first, and anew by those of now."""
+
+    async def scenario():
+        async with started(tmp_path, config("{}")) as gateway:
+            limited = UsageLimits(concurrent_requests=1, requests_per_minute=2)
+            key_id, secret = await gateway.mint(limited=limited)
+            async with gateway.client(secret) as client:
+                told = [await status(client)]
+                store, limits = gateway.services.store, {"tokens_per_minute": 1_000_000}
+                await store.write(keys.limit, key_id, limits, actor="cli", now=clock.now())
+                return [*told, await status(client), await status(client)]
+
+    assert asyncio.run(scenario()) == [200, 200, 429]
