@@ -6,7 +6,6 @@ import ssl
 
 from server.config.load import Settings
 from server.config.schema import Server
-from server.errors import ConfigError
 
 
 class PortTaken(Exception):
@@ -42,11 +41,11 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(*paths)
-    except (OSError, ssl.SSLError) as exc:
-        raise ConfigError(
-            f"the certificate or its key cannot be used: {exc}",
-            file=settings.path,
-            key="server.tls",
+    except OSError as exc:  # SSLError is one
+        certificate, key = paths
+        raise settings.error(
+            ("server", "tls"),
+            f"{certificate}, with the key {key}, cannot be used: {exc.strerror or exc}",
         ) from exc
     return context
 
