@@ -65,7 +65,7 @@ def show(ctx: typer.Context, name: ModelName) -> None:
 
 @app.command("check")
 def check(ctx: typer.Context) -> None:
-    """Call the upstream of every model: its key is there, it connects, it answers."""
+    """Call the upstream of every model with each key: it is there, connects, and is answered."""
     session = Session.of(ctx)
     reached = _reach_all(session.settings())
     ok = all(each.ok for each in reached)
