@@ -2,12 +2,13 @@
 
 import shutil
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from sanic import Sanic
+from support import canaries
 from support.taps import check_streams, tap
 
 from server import clock
@@ -65,6 +66,7 @@ class Started:
     running: Running
     secret: str
     folder: Path
+    secrets: set[str] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -86,6 +88,7 @@ class Started:
     async def mint(self, **columns: Any) -> tuple[str, str]:
         """Add a key to the default tenant; give its id and its secret."""
         secret, now = secrets.generate(), clock.now()
+        self.secrets.add(secret)
         wanted = {
             "billing": keys.Billing.PAY_PER_TOKEN,
             "scope": keys.Scope.MANAGE,
@@ -127,7 +130,8 @@ class Started:
 async def started(folder: Path, config: str | None = None, *, usd: int = 1000, **options: Any):
     """Run a gateway from `folder`, its tenant given `usd` and the first tier of the config.
 
-    `options` go to `server.lifecycle.running`. At the end the streams that it gave are checked.
+    `options` go to `server.lifecycle.running`. At the end the streams that it gave are checked,
+    and that no secret of it, or of its config, was written down.
     """
     Sanic.test_mode = True  # or a second gateway of one process cannot start
     settings = load(lay_out(folder, config))
@@ -142,3 +146,5 @@ async def started(folder: Path, config: str | None = None, *, usd: int = 1000, *
             await result.subscribe(next(iter(result.tiers)))
         yield result
     check_streams(given, folder, settings.config)
+    known = canaries.configured(settings, options["environ"])
+    canaries.check_secrets(settings, known | result.secrets)
