@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from support.chaos_house import House
 from support.chaos_proof import check_usage, prove_all
-from support.chaos_schedule import BILLING, STOPS, Schedule
+from support.chaos_schedule import AROUND, BILLING, STOPS, Schedule
 from support.faults import NAMES
 from support.priced import table, verify
 from support.wires import run
@@ -77,7 +77,10 @@ def test_the_seeds_leave_nothing_out():
 
 
 def test_two_short_chaoses_end_in_books_that_add_up(tmp_path, monkeypatch):
-    played = _play(tmp_path, monkeypatch, *(Schedule.of(seed, **SHORT) for seed in (1, 3)))
+    plans = [Schedule.of(seed, **SHORT) for seed in (3, 9)]
+    assert {step.what for plan in plans for step in plan.blows} >= {"KILL", "TERM"}
+
+    played = _play(tmp_path, monkeypatch, *plans)
 
     assert all("completed" in {row["outcome"] for row in rows} for rows in played)
 
@@ -88,4 +91,7 @@ def test_a_long_chaos_ends_in_books_that_add_up(tmp_path, monkeypatch, seed):
     [rows] = _play(tmp_path, monkeypatch, Schedule.of(seed, **LONG))
 
     assert {"completed", "cancelled", "upstream_error"} <= {row["outcome"] for row in rows}
+    assert {row["model"] for row in rows if row["attempts"] and row["outcome"] == "completed"} >= {
+        *AROUND
+    }
     assert len({row["price_id"] for row in rows if row["model"] == "smart"}) > 1

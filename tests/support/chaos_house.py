@@ -25,6 +25,7 @@ DRAIN_S = 1
 UP_S = 0.2  # a gateway's shortest life: those who waited for it come in
 DOLLAR = 1_000_000
 POOR_MICROS, GRANT = 60_000, "0.02"
+LIMPS = {"messages": "unavailable", "chat": "reset"}
 EXITS = {"KILL": {-9}, "TERM": {0}, "TERM KILL": {0, -9}, "TERM TERM": {0, 1}}
 
 
@@ -42,6 +43,11 @@ def config(url: str, *, turn: int, dollars: int) -> str:
         for name in NAMES
         for spoken in ("messages", "chat")
     )
+    around = "".join(
+        f'  around-{spoken}: {{targets: [{{upstream: {spoken}, model: "fault:{limps}", order: 1}}, '
+        f"{{upstream: {spoken}, model: demo, order: 2}}], {price}}}\n"
+        for spoken, limps in LIMPS.items()
+    )
     return f"""
 server: {{drain_s: {DRAIN_S}}}
 upstreams:
@@ -52,7 +58,7 @@ models:
     {price}}}
   messages: {{targets: [{{upstream: messages, model: demo}}], {price}}}
   chat: {{targets: [{{upstream: chat, model: demo}}], {price}}}
-{faults}
+{around}{faults}
 aliases: {{"turn-{turn}": smart}}
 tiers: {{team: {{name: Team, price_cents: 0, quota_tokens: 1000000000}}}}
 billing: {{hold_slice_tokens: 16, min_output_tokens: 1}}  # so that longer answers have checkpoints
