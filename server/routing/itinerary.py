@@ -1,11 +1,13 @@
 """The order in which one request may try its places: sticky, by weight, around what fails."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import ceil
 
 from server.config.schema import Routing
 from server.errors import UpstreamOverloaded
+from server.routing.breaker import Breaker
 from server.routing.places import Place
 from server.routing.spread import Pins, ranked
 from server.routing.verdict import Blame, Verdict
@@ -17,8 +19,9 @@ Chance = Callable[[], float]  # from 0 up to 1
 class Itinerary:
     """The places of one request, the best first; `now` is in seconds on a monotonic clock.
 
-    A place that was not tried comes before one that was; a failed one is tried again only where
-    that may help, after a pause. `conversation` is asked for only where there is a choice.
+    A place that was not tried comes before one that was, and one of another target before another
+    key of a target that has failed. A failed one is tried again only where that may help, after a
+    pause. `conversation` is asked for only where there is a choice.
     """
 
     def __init__(
@@ -36,6 +39,7 @@ class Itinerary:
             self._conversation = conversation()
             self._places = self._in_order(places, now)
         self._tries: dict[Place, int] = {}
+        self._failures: Counter[Breaker] = Counter()  # of targets, whatever the key
         self._wait_until: dict[Place, float] = {}
         self._out: set[Place] = set()
         self._count = 0
@@ -48,7 +52,7 @@ class Itinerary:
         if self._count >= self._routing.max_attempts:
             return None
         open_ones = [each for each in self._places if self._is_open(each, now)]
-        fresh = [each for each in open_ones if each not in self._tries]
+        fresh = [each for each in open_ones if not self._tried(each)]
         if not fresh:
             return self._least_tried(open_ones)
         awake = (each for each in fresh if not each.of_key.is_resting(now))
@@ -66,9 +70,10 @@ class Itinerary:
 
         Half of the back-off is left to chance, so that many do not come back as one.
         """
-        if place not in self._tries:
+        if not self._tried(place):
             return 0.0
-        return max(self._backoff_s(place) * (0.5 + 0.5 * chance()), self._wait_until[place] - now)
+        wait_s = self._wait_until.get(place, now) - now
+        return max(self._backoff_s(place) * (0.5 + 0.5 * chance()), wait_s)
 
     def went(self, place: Place, now: float) -> None:
         """Note that a place answers: the conversation stays there."""
@@ -83,6 +88,7 @@ class Itinerary:
         """Note a failure, and leave out what would only repeat it."""
         self._count += 1
         self._tries[place] = self._tries.get(place, 0) + 1
+        self._failures[place.of_target] += verdict.blame is Blame.TARGET
         self._wait_until[place] = now + retry_after_s
         if not verdict.may_repeat or retry_after_s > PATIENCE_S:
             self._out |= {each for each in self._places if self._is_alike(each, place, verdict)}
@@ -119,8 +125,12 @@ class Itinerary:
         pause_s = self.pause_s(place, now, _the_longest)
         return not self._count or now + pause_s - self._begun < self._routing.retry_within_s
 
+    def _tried(self, place: Place) -> int:
+        """Count how often that place was tried, or its target failed."""
+        return max(self._tries.get(place, 0), self._failures[place.of_target])
+
     def _backoff_s(self, place: Place) -> float:
-        routing, doublings = self._routing, self._tries[place] - 1
+        routing, doublings = self._routing, self._tried(place) - 1
         return min(routing.longest_backoff_s, routing.backoff_s * 2.0**doublings)
 
     def _least_tried(self, places: Sequence[Place]) -> Place | None:

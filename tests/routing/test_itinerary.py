@@ -78,6 +78,36 @@ def test_places_that_were_not_tried_come_before_those_that_were():
     assert tries(way(known)) == ["one", "two", "one", "two", "one"]
 
 
+def test_another_target_comes_before_another_key_of_one_that_has_failed():
+    known = router(TWO, names={"one": ["k1", "k2", "k3"]}, max_attempts=6, breaker_failures=99)
+    seen = tries(way(known))
+
+    assert seen[1] == "two"
+    assert {seen[0], *seen[2:4]} == {"one", "one1", "one2"}
+
+
+def test_another_key_of_a_target_that_has_failed_waits_as_the_first_would():
+    known = router(ONE, names={"one": ["k1", "k2"]}, backoff_s=0.5)
+    itinerary = way(known)
+    first = itinerary.choose(0.0)
+    fail(itinerary, first)
+    second = itinerary.choose(0.0)
+
+    assert second is not first
+    assert itinerary.pause_s(second, 0.0, lambda: 1.0) == 0.5
+
+
+@pytest.mark.parametrize("verdict", [LIMITED, REFUSED])
+def test_another_key_is_asked_at_once_where_the_first_alone_was_refused(verdict):
+    known = router(TWO, names={"one": ["k1", "k2"]})
+    itinerary = way(known)
+    fail(itinerary, itinerary.choose(0.0), verdict=verdict)
+    second = itinerary.choose(0.0)
+
+    assert second.target.upstream == "one"
+    assert itinerary.pause_s(second, 0.0, lambda: 1.0) == 0.0
+
+
 def test_every_failure_in_a_row_of_every_request_counts_for_the_breaker():
     known = router(ONE, max_attempts=99)
 
