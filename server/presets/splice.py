@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -9,7 +10,10 @@ from server.errors import InvalidRequest
 from server.protocols.body import join
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_ITEMS = msgspec.json.Decoder(list[msgspec.Raw])
+MOST_ITEMS = 20_000  # no preset goes into more of them
+_ITEMS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(
+    Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_ITEMS)]
+)
 _NAME = re.compile(rb'[\s,]*("(?:[^"\\]|\\.)*")\s*:\s*')
 _COMMA = re.compile(rb"\s*,?")
 
@@ -25,7 +29,7 @@ def members(raw: msgspec.Raw) -> dict[str, msgspec.Raw] | None:
 
 
 def items(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
-    """Slice an array into its items; None when `raw` is anything else."""
+    """Slice an array into its items; None when `raw` is anything else, or too long."""
     try:
         return _ITEMS.decode(raw)
     except RecursionError as exc:

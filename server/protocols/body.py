@@ -12,6 +12,7 @@ from server.protocols import Protocol
 
 MAX_MODEL_LENGTH = 256
 MAX_TOKENS_LIMIT = 2**31 - 1
+MOST_FIELDS = 1_000  # the protocols know fifty; each is looked at
 
 # The names that the gateway reads or replaces, or that change what a request costs. Other
 # parsers fold case: a `Model` beside `model` would show them a request that we never priced.
@@ -55,7 +56,7 @@ def split(raw: bytes) -> dict[str, Raw]:
 
     Raises:
         InvalidRequest: not UTF-8, not JSON, not an object, nested too deeply, a surrogate
-            without its partner, or a name that equals a known one but for case.
+            without its partner, fields without end, or a name that equals a known one but for case.
     """
     if not raw:
         raise InvalidRequest("The request body is empty; send a JSON object.")
@@ -71,6 +72,8 @@ def split(raw: bytes) -> dict[str, Raw]:
         raise InvalidRequest(_why_malformed(raw, str(exc))) from exc
     except RecursionError as exc:
         raise InvalidRequest("The request body is nested too deeply.") from exc
+    if len(fields) > MOST_FIELDS:
+        raise InvalidRequest(f"The request body has more than {MOST_FIELDS:,} fields.")
     for name in fields.keys() - KNOWN_NAMES:
         if name.casefold() in KNOWN_NAMES:
             raise InvalidRequest(

@@ -13,6 +13,7 @@ from msgspec import Raw
 from server.errors import InvalidRequest
 
 NULL = Raw(b"null")
+AT_MOST = msgspec.Meta(max_length=20_000)  # turns, blocks or tools: more would hold up others
 
 Value = TypeVar("Value")
 

@@ -6,13 +6,13 @@ Strings are moved as they stand in the request, so a text's bytes are the same i
 import binascii
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
-from server.protocols.translation.json_text import NULL, read
+from server.protocols.translation.json_text import AT_MOST, NULL, read
 
 
 class Block(NamedTuple):
@@ -80,7 +80,7 @@ class _File(Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_PARTS = msgspec.json.Decoder(list[_Part])
+_PARTS = msgspec.json.Decoder(Annotated[list[_Part], AT_MOST])
 _STRING = msgspec.json.Decoder(str)
 _LINK = msgspec.json.Decoder(_Link)
 _FILE = msgspec.json.Decoder(_File)

@@ -1,14 +1,14 @@
 """The tools of a Chat request, and its choice among them, in the Messages protocol's form."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.body import join
-from server.protocols.translation.json_text import NULL, quoted, read
+from server.protocols.translation.json_text import AT_MOST, NULL, quoted, read
 from server.protocols.translation.requests.chat_parts import is_string, marked
 
 CHOICES = {"auto": "auto", "required": "any", "none": "none"}
@@ -81,7 +81,7 @@ class _Asked(Struct, frozen=True):
 
 _encode = msgspec.json.Encoder().encode
 _STRING = msgspec.json.Decoder(str)
-_TOOLS = msgspec.json.Decoder(list[_Tool] | None)
+_TOOLS = msgspec.json.Decoder(Annotated[list[_Tool], AT_MOST] | None)
 _FUNCTIONS = msgspec.json.Decoder(list[_Function] | None)
 _CHOICE = msgspec.json.Decoder(_Choice)
 _SCHEMA = msgspec.json.Decoder(dict[str, Raw])

@@ -18,6 +18,7 @@ each after a user turn and before an assistant one, and the gateway cannot tell 
 
 from collections import deque
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 from msgspec import Raw, Struct
@@ -25,7 +26,7 @@ from msgspec import Raw, Struct
 from server.errors import InvalidRequest
 from server.protocols.translation import idents
 from server.protocols.translation.arguments import UNFIT
-from server.protocols.translation.json_text import NULL, array, quoted, read
+from server.protocols.translation.json_text import AT_MOST, NULL, array, quoted, read
 from server.protocols.translation.requests.chat_parts import (
     Block,
     blocks,
@@ -95,7 +96,7 @@ class _Detail(Struct):
 
 
 _encode = msgspec.json.Encoder().encode
-_MESSAGES = msgspec.json.Decoder(list[_Message])
+_MESSAGES = msgspec.json.Decoder(Annotated[list[_Message], AT_MOST])
 _DETAILS = msgspec.json.Decoder(list[_Detail])
 _OBJECT = msgspec.json.Decoder(dict[str, Raw])
 _STRING = msgspec.json.Decoder(str)

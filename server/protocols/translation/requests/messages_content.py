@@ -6,12 +6,14 @@ depends on its block alone and never on `cache_control`, which moves from turn t
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
 from msgspec import Raw
 
 from server.errors import InvalidRequest
 from server.protocols.translation.json_text import (
+    AT_MOST,
     NULL,
     array,
     is_null,
@@ -141,7 +143,7 @@ class _Source(msgspec.Struct):
     content: Raw = NULL
 
 
-_BLOCKS = msgspec.json.Decoder(list[Block])
+_BLOCKS = msgspec.json.Decoder(Annotated[list[Block], AT_MOST])
 _SOURCE = msgspec.json.Decoder(_Source)
 
 

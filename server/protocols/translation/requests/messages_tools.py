@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Annotated
 
 import msgspec
 from msgspec import Raw
 
 from server.errors import InvalidRequest
 from server.protocols.compat import Compat
-from server.protocols.translation.json_text import NULL, array, is_null, quoted, read
+from server.protocols.translation.json_text import AT_MOST, NULL, array, is_null, quoted, read
 from server.protocols.translation.tool_names import is_fit, shortened
 
 
@@ -88,7 +89,7 @@ class _Choice(msgspec.Struct):
     disable_parallel_tool_use: bool | None = None
 
 
-_TOOLS = msgspec.json.Decoder(list[_Tool])
+_TOOLS = msgspec.json.Decoder(Annotated[list[_Tool], AT_MOST])
 _CHOICE = msgspec.json.Decoder(_Choice)
 _NAMED = b'{"type":"function","function":{"name":"%b"}}'
 

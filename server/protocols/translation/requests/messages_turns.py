@@ -7,6 +7,7 @@ request says first is said in the same bytes when the session has grown.
 import re
 from collections.abc import Iterable, Mapping
 from itertools import chain, groupby
+from typing import Annotated
 
 import msgspec
 from msgspec import Raw
@@ -16,6 +17,7 @@ from server.protocols.compat import Compat
 from server.protocols.translation.answers.chat_answers import SIGNED_FORMAT
 from server.protocols.translation.idents import from_safe
 from server.protocols.translation.json_text import (
+    AT_MOST,
     NULL,
     array,
     is_null,
@@ -229,7 +231,7 @@ class _Turn(msgspec.Struct):
     content: Raw = NULL
 
 
-_TURNS = msgspec.json.Decoder(list[_Turn])
+_TURNS = msgspec.json.Decoder(Annotated[list[_Turn], AT_MOST])
 _NO_MEMBERS = re.compile(rb"\{\s*\}")
 
 

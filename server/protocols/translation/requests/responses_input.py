@@ -13,14 +13,14 @@ a hosted tool's call               nothing
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
 from server.protocols.body import join
-from server.protocols.translation.json_text import NULL, is_null, read
+from server.protocols.translation.json_text import AT_MOST, NULL, is_null, read
 from server.protocols.translation.requests.responses_tools import Tools
 from server.protocols.translation.sealed_thinking import unseal
 
@@ -230,7 +230,7 @@ class _Conversation:
 _encode = msgspec.json.Encoder().encode
 _KIND = msgspec.json.Decoder(_Kind)
 _ITEM = msgspec.json.Decoder(_Item)
-_INPUT = msgspec.json.Decoder(str | list[Raw] | None)
+_INPUT = msgspec.json.Decoder(str | Annotated[list[Raw], AT_MOST] | None)
 _INSTRUCTIONS = msgspec.json.Decoder(str | None)
 _TAKES: Mapping[str, Callable[[_Conversation, _Item, str], None]] = {
     "message": _Conversation.take_message,

@@ -12,13 +12,13 @@ all else                          nothing: it would have to run at the provider
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from server.errors import InvalidRequest
-from server.protocols.translation.json_text import NULL, is_null, read
+from server.protocols.translation.json_text import AT_MOST, NULL, is_null, read
 from server.protocols.translation.tool_names import is_fit, shortened
 
 
@@ -151,7 +151,7 @@ class _Item(Struct):
 
 
 _ANY = msgspec.json.Decoder(Any)
-_TOOLS = msgspec.json.Decoder(list[_Item] | None)
+_TOOLS = msgspec.json.Decoder(Annotated[list[_Item], AT_MOST] | None)
 _NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _INPUT: Mapping[str, Any] = {
     "type": "object",
