@@ -32,11 +32,13 @@ def read_health(settings: Settings) -> Health:
 
 
 def targets_json(config: Config, name: str, health: Health) -> list[dict[str, Any]]:
-    """Tell the targets of a model and how they do."""
+    """Tell the targets of a model, what chooses between them, and how they do."""
     return [
         {
             "upstream": each.upstream,
             "model": each.model,
+            "order": each.order,
+            "weight": each.weight,
             "health": _as_json(health, each.upstream, each.model),
         }
         for each in config.models[name].targets

@@ -53,14 +53,19 @@ def list_models(ctx: typer.Context) -> None:
 
 @app.command("show")
 def show(ctx: typer.Context, name: ModelName) -> None:
-    """Show one model."""
+    """Show one model: how its targets share what is asked of it, and what serves behind them."""
     session = Session.of(ctx)
     settings = session.settings()
     if name not in settings.config.models:
         raise unknown_model(name, settings.config.models, lists="`gatewayctl models list`")
     model = _as_json(settings.config, name, _price_numbers(settings), read_health(settings))
-    rows = zip(_COLUMNS, _row(model), strict=True)
-    session.out.table(model, Table(("field", "value"), list(rows)))
+    fields: dict[str, object] = dict(zip(_COLUMNS, _row(model), strict=True))
+    fields["targets"] = ", ".join(
+        f"{_target(each)} (order {each['order']}, weight {each['weight']})"
+        for each in model["targets"]
+    )
+    fields["fallback"] = model["fallback"]
+    session.out.table(model, Table(("field", "value"), list(fields.items())))
 
 
 @app.command("check")
@@ -141,6 +146,7 @@ def _as_json(
         "object": "model",
         "targets": targets_json(config, name, health),
         "keys": keys_json(config, name, health),
+        "fallback": model.fallback,
         "price": None if model.price is None else _price_json(model.price),
         "price_number": numbers.get(name),
         "free": model.free,
@@ -159,11 +165,15 @@ def _price_json(price: Price) -> dict[str, Any]:
 
 
 def _row(model: dict[str, Any]) -> list[str | None]:
-    targets = ", ".join(f"{each['upstream']}/{each['model']}" for each in model["targets"])
+    targets = ", ".join(map(_target, model["targets"]))
     price = model["price"] or {}
     by_class = [price.get(each) for each in rates.CLASSES]
     health = in_words(model["targets"], model["keys"])
     return [model["id"], targets, *by_class, ", ".join(model["aliases"]), health]
+
+
+def _target(target: dict[str, Any]) -> str:
+    return f"{target['upstream']}/{target['model']}"
 
 
 def _word(value: object) -> object:

@@ -62,7 +62,9 @@ def test_models_are_listed_with_targets_prices_and_names(cli, ready):
     smart = cli("models", "list", "--json").json["data"][0]
 
     assert smart["id"] == "smart"
-    assert smart["targets"] == [{"upstream": "demo", "model": "demo-smart", "health": None}]
+    assert smart["targets"] == [
+        {"upstream": "demo", "model": "demo-smart", "order": 1, "weight": 1, "health": None}
+    ]
     assert smart["keys"] == [{"upstream": "demo", "key": 1, "health": None}]
     assert smart["price"]["cache_write_1h"] == "8.00"
     assert smart["aliases"] == ["auto", "claude-*"]
@@ -71,6 +73,25 @@ def test_models_are_listed_with_targets_prices_and_names(cli, ready):
         *("smart", "demo/demo-smart", "4.00", "20.00", "0.20", "5.00", "8.00", "auto, claude-*"),
         "",
     ]
+
+
+def test_a_model_is_shown_with_what_chooses_between_its_targets(cli, ready, config):
+    config("  smart:\n", "  smart:\n    fallback: fast\n")
+    config(
+        "- {upstream: demo, model: demo-smart}",
+        "- {upstream: demo, model: demo-smart, weight: 3}\n"
+        "      - {upstream: demo, model: demo-fast, weight: 0, order: 2}",
+    )
+
+    shown = cli("models", "show", "smart", "--json").json
+    told = dict(cli("models", "show", "smart").rows)
+
+    assert [(each["order"], each["weight"]) for each in shown["targets"]] == [(1, 3), (2, 0)]
+    assert (shown["fallback"], told["fallback"]) == ("fast", "fast")
+    assert told["targets"] == (
+        "demo/demo-smart (order 1, weight 3), demo/demo-fast (order 2, weight 0)"
+    )
+    assert dict(cli("models", "show", "fast").rows)["fallback"] == ""
 
 
 def test_a_class_without_a_price_of_its_own_is_listed_at_what_it_costs(cli, ready):
