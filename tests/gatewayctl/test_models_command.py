@@ -76,7 +76,7 @@ def test_models_are_listed_with_targets_prices_and_names(cli, ready):
 
 
 def test_a_model_is_shown_with_what_chooses_between_its_targets(cli, ready, config):
-    config("  smart:\n", "  smart:\n    fallback: fast\n")
+    config("fallback: null", "fallback: fast")
     config(
         "- {upstream: demo, model: demo-smart}",
         "- {upstream: demo, model: demo-smart, weight: 3}\n"
