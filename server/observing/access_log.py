@@ -6,6 +6,8 @@ import queue
 import threading
 from contextlib import suppress
 
+import msgspec
+
 from server.observing.lines import line_of
 from server.observing.log_file import LogFile
 from server.observing.record import Record
@@ -15,6 +17,9 @@ BATCH_LINES = 128
 MOST_WAITING = 10_000  # some 10 MB
 CLOSE_WAIT_S = 2.0
 
+# A lone surrogate, a moment beyond the calendar (which is an OSError where C says so), a type.
+_UNWRITABLE = (ValueError, OverflowError, OSError, TypeError, msgspec.MsgspecError)
+
 _log = logging.getLogger(__name__)
 
 
@@ -22,8 +27,8 @@ class AccessLog:
     """Takes records on the event loop that made it, and writes them where that harms nobody.
 
     One batch is at the thread, the next gathers here. Where the file cannot be written, or not
-    fast enough, lines are dropped and counted, and that is said once. What a killed process had
-    not written yet is lost; the usage rows have it.
+    fast enough, lines are dropped and counted, and that is said once; so is a line that holds what
+    JSON cannot. What a killed process had not written yet is lost; the usage rows have it.
     """
 
     def __init__(self, file: LogFile) -> None:
@@ -92,18 +97,25 @@ class AccessLog:
 
     def _run(self) -> None:
         while (batch := self._batches.get()) is not None:
-            problem = self._write(batch)
-            self._tell_loop(self._written, len(batch), problem)
-        self._file.close()
+            self._tell_loop(self._written, *self._write(batch))
+        with suppress(OSError):
+            self._file.close()
         self._tell_loop(self._stopped.set)
 
-    def _write(self, batch: list[Record]) -> str | None:
+    def _write(self, batch: list[Record]) -> tuple[int, str | None]:
+        """Write a batch; give how many lines of it are lost, and why."""
+        lines, problem = [], None
+        for record in batch:
+            try:
+                lines.append(line_of(record))
+            except _UNWRITABLE as exc:  # that one alone: this thread has to outlive it
+                problem = f"a line: {exc}"
         try:
-            if batch:
-                self._file.write(b"".join(map(line_of, batch)))
+            if lines:
+                self._file.write(b"".join(lines))
         except OSError as exc:
-            return exc.strerror or str(exc)
-        return None
+            return len(batch), exc.strerror or str(exc)
+        return len(batch) - len(lines), problem
 
     def _tell_loop(self, call: object, *args: object) -> None:
         with suppress(RuntimeError):  # the loop did not wait for this

@@ -3,9 +3,12 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import time
 
+import pytest
+from msgspec.structs import replace
 from support.raw_upstream import until
 from support.wires import run
 
@@ -98,6 +101,35 @@ def test_what_cannot_be_written_is_counted_and_told_once_until_it_can(tmp_path, 
         ("ERROR", "the access log cannot be written (File exists): its lines are dropped"),
         ("WARNING", "the access log is written again; lines lost so far: 3"),
     ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"path": "/\ud800"}, {"ended_at": 1e18}, {"ended_at": math.inf}, {"member": object()}],
+    ids=["path", "moment", "infinite", "type"],
+)
+def test_a_line_that_cannot_be_encoded_is_lost_alone_and_later_ones_are_written(
+    tmp_path, caplog, broken
+):
+    path = tmp_path / "access.log"
+
+    async def scenario():
+        log = AccessLog(LogFile(path))
+        for record in (_refused(0), replace(_refused(1), **broken), _refused(2)):
+            log.take(record)
+        await until(lambda: log.dropped)
+        log.take(_refused(3))
+        await until(lambda: _ids(path)[-1] == "req_3")
+        await log.close()
+        return log.dropped
+
+    with caplog.at_level(logging.WARNING, logger=access_log.__name__):
+        dropped = run(scenario)
+
+    assert (_ids(path), dropped) == (["req_0", "req_2", "req_3"], 1)
+    first, second = (each.getMessage() for each in caplog.records)
+    assert first.startswith("the access log cannot be written (a line: ")
+    assert second == "the access log is written again; lines lost so far: 1"
 
 
 def test_a_disk_that_hangs_costs_lines_and_no_memory_and_does_not_stop_the_end(tmp_path):
