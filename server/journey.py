@@ -146,7 +146,7 @@ class Journey:
         if leave is None:  # it began to fail while this request waited
             self._itinerary.skip(place)
             return self._itinerary.refusal(self._loop.time())
-        attempt.on_content = lambda: self._served(place, leave)
+        attempt.on_content = lambda: self._answers(place, leave)
         is_over, error = False, None
         try:
             error = await self._upstream.forward(self._dispatch(payload), attempt)
@@ -155,10 +155,7 @@ class Journey:
             if not is_over:
                 leave.abandoned(self._loop.time())
             self._note(place, begun, error)
-        if error is None:
-            self._served(place, leave)
-        else:
-            self._failed(error, attempt, leave)
+        self._note_health(error, attempt, leave)
         return error
 
     def _dispatch(self, payload: bytes) -> Dispatch:
@@ -171,10 +168,17 @@ class Journey:
         target, reason = place.target, None if error is None else error.reason
         self.tried.append(Tried(target.upstream, target.model, place.key + 1, ms, reason))
 
-    def _served(self, place: Place, leave: Leave) -> None:
-        now = self._loop.time()
-        leave.served(now)
-        self._itinerary.went(place, now)
+    def _answers(self, place: Place, leave: Leave) -> None:
+        leave.answers()
+        self._itinerary.went(place, self._loop.time())
+
+    def _note_health(self, error: GatewayError | None, attempt: Attempt, leave: Leave) -> None:
+        # An error in the midst of a stream goes to the client as it is, and is one all the same.
+        if (problem := error or attempt.told_error) is not None:
+            self._failed(problem, attempt, leave)
+            return
+        leave.served(self._loop.time())
+        self._answers(self._place, leave)
 
     def _failed(self, error: GatewayError, attempt: Attempt, leave: Leave) -> None:
         now, head = self._loop.time(), attempt.head

@@ -650,6 +650,52 @@ def test_a_probe_that_was_cut_before_it_answered_shows_nothing(playing):
     assert state is State.HALF_OPEN
 
 
+CUT = BEGIN["anthropic"]
+TORN = CUT + b'event: error\ndata: {"type":"error","error":{"type":"api_error","message":"x"}}\n\n'
+
+
+@pytest.mark.parametrize(
+    "failing", [stream(CUT, UpstreamError("reset")), stream(CUT), stream(TORN)]
+)
+def test_what_keeps_failing_behind_its_first_content_is_left_alone_too(playing, failing):
+    """Nobody can be served elsewhere any more, but who comes later can."""
+
+    async def scenario(house):
+        for _ in range(7):
+            await house.serve()
+        return house.providers.where, house.states()["one/m"]
+
+    where, state = playing(scenario, *[failing] * 5, stream(), stream())
+
+    assert where == [("one", 0)] * 5 + [("two", 0)] * 2
+    assert state is State.OPEN
+
+
+def test_a_probe_whose_answer_has_begun_lets_others_follow(playing):
+    """It may take minutes; what counts against its place is how it ends."""
+
+    async def scenario(house):
+        for _ in range(5):
+            await house.serve()
+        await asyncio.sleep(5)
+        probe = asyncio.create_task(house.serve())
+        await asyncio.sleep(1)
+        during = house.states()["one/m"], (await house.serve()).text
+        return during, (await probe).error is None, house.states()["one/m"]
+
+    async def lasting(attempt):
+        attempt.on_head(HEAD)
+        attempt.on_data(CUT)
+        await asyncio.sleep(60)
+        attempt.on_end(UpstreamError("reset"))
+        return await attempt.over
+
+    answers = [*[status(500)] * 5, lasting, stream()]
+    found = playing(scenario, *answers, models={"smart": ONE}, max_attempts=1)
+
+    assert found == ((State.CLOSED, MESSAGES), False, State.CLOSED)
+
+
 def test_a_probe_that_fails_keeps_the_breaker_open_for_twice_as_long(playing):
     async def scenario(house):
         for _ in range(5):

@@ -3,10 +3,11 @@
 `begin` gives a permit, which goes back once with how the request ended:
 
     permit = breaker.begin(now)          # None: it may not go
+    breaker.answers(permit)              # once its answer has begun
     breaker.succeeded(permit, now)       # or failed(permit, now, …), or abandoned(permit, now)
 
-Every opening, closing and probe starts a new turn, and a permit is the turn that it was given
-in. So a request that began before the breaker opened and ends later is told by its permit, and
+Every opening and every probe starts a new turn, and a permit is the turn that it was given in.
+So a request that began before the breaker opened and ends later is told by its permit, and
 changes nothing.
 """
 
@@ -29,9 +30,9 @@ class Breaker:
     """Keeps requests from what fails; `now` is in seconds on any monotonic clock.
 
     It opens after `failures` failures in a row, or never where that is None. Once `open_s` have
-    passed it lets one probe through at a time; it closes when a probe succeeds, and opens again,
-    twice as long but at most `longest_s`, when it fails. A permit must come back in
-    every case: a lost probe stays under way for ever.
+    passed it lets one probe through at a time; it closes when a probe is answered, and opens again,
+    twice as long but at most `longest_s`, when that fails, or the next one before any has come to
+    its end. A permit must come back in every case: a lost probe stays under way for ever.
 
     `on_change` is called after each change of state; to half-open when the first probe begins.
     `reason` is the last failure's, `rests_until` what `rest` was told.
@@ -39,6 +40,7 @@ class Breaker:
 
     __slots__ = (
         "_failures",
+        "_is_on_trial",
         "_is_probing",
         "_longest_s",
         "_open_for_s",
@@ -65,7 +67,7 @@ class Breaker:
         self._longest_s = longest_s
         self._state = State.CLOSED
         self._turn = Permit(1)
-        self._is_probing = False
+        self._is_probing = self._is_on_trial = False
         self.failures_in_a_row = 0
         self.opened_at: float | None = None
         self.reason = ""
@@ -81,6 +83,7 @@ class Breaker:
         if failures is None and self.opened_at is not None:
             # Its probe, if one is under way, is of an earlier turn: a failure would not end it.
             self.opened_at, self._is_probing, self._state = None, False, State.CLOSED
+            self._is_on_trial = False
             self._turn = Permit(self._turn + 1)
         if self.opened_at is None:
             self._open_for_s = open_s
@@ -110,15 +113,19 @@ class Breaker:
             self._start_turn(State.HALF_OPEN)
         return self._turn
 
+    def answers(self, permit: Permit) -> None:
+        """Note that an answer has begun: a probe's lets others follow, for it may take long."""
+        if permit == self._turn and self._is_probing:
+            self.opened_at, self._is_probing, self._is_on_trial = None, False, True
+            self._enter(State.CLOSED)
+
     def succeeded(self, permit: Permit, now: float) -> None:  # noqa: ARG002 (as its siblings)
-        """Note that a request was served."""
+        """Note that a request was served to the end."""
         if permit != self._turn or not self.failures_in_a_row:
             return
         self.failures_in_a_row, self.reason = 0, ""
-        if self.opened_at is not None:
-            self.opened_at, self._is_probing = None, False
-            self._open_for_s = self._open_s
-            self._start_turn(State.CLOSED)
+        self.answers(permit)
+        self._is_on_trial, self._open_for_s = False, self._open_s
 
     def failed(
         self, permit: Permit, now: float, *, at_once: bool = False, reason: str = ""
@@ -130,11 +137,11 @@ class Breaker:
         self.reason = reason
         if self._failures is None:
             return
-        if self._is_probing:
+        if self._is_probing or self._is_on_trial:
             self._open_for_s = min(2 * self._open_for_s, self._longest_s)
         elif not at_once and self.failures_in_a_row < self._failures:
             return
-        self.opened_at, self._is_probing = now, False
+        self.opened_at, self._is_probing, self._is_on_trial = now, False, False
         self._start_turn(State.OPEN)
 
     def abandoned(self, permit: Permit, now: float) -> None:  # noqa: ARG002 (as its siblings)
@@ -157,6 +164,9 @@ class Breaker:
 
     def _start_turn(self, state: State) -> None:
         self._turn = Permit(self._turn + 1)
+        self._enter(state)
+
+    def _enter(self, state: State) -> None:
         was, self._state = self._state, state
         if was is not state and self.on_change is not None:
             self.on_change(self)

@@ -58,8 +58,13 @@ class Leave:
     def __init__(self, place: Place, target: Permit, key: Permit) -> None:
         self._place, self._target, self._key = place, target, key
 
+    def answers(self) -> None:
+        """Note that content has come."""
+        self._place.of_target.answers(self._target)
+        self._place.of_key.answers(self._key)
+
     def served(self, now: float) -> None:
-        """Note that the place works: as soon as content comes."""
+        """Note that the place works: its answer came to an end."""
         self._place.of_target.succeeded(self._target, now)
         self._place.of_key.succeeded(self._key, now)
 

@@ -102,6 +102,12 @@ class Attempt:
         return self.head is not None and self.head.status == 200
 
     @property
+    def told_error(self) -> GatewayError | None:
+        """Give what the provider says went wrong in the midst of its answer."""
+        told = self.meter.error
+        return None if told is None else envelopes.from_event(told, self._protocol)
+
+    @property
     def ending(self) -> list[bytes]:
         """Give what is kept back until the request is settled."""
         return [*(self._frame or ()), *self._whole]

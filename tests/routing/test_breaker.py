@@ -237,6 +237,40 @@ def test_a_permit_counts_once():
     assert (each.state(11.0), each.may_try(11.0), each.failures_in_a_row) == (HALF_OPEN, True, 3)
 
 
+def test_a_probe_that_is_answered_closes_it_and_is_judged_by_its_end():
+    each = opened()
+    probe = each.begin(10.0)
+    each.answers(probe)
+
+    assert (each.state(10.0), each.may_try(10.0)) == (CLOSED, True)
+
+    each.failed(probe, 11.0)
+    assert (each.state(11.0), each.retry_at(11.0)) == (OPEN, 31.0)
+
+
+@pytest.mark.parametrize(("is_served", "state"), [(True, CLOSED), (False, OPEN)])
+def test_behind_a_probe_the_next_failure_opens_it_unless_one_was_served_to_its_end(
+    is_served, state
+):
+    each = opened()
+    each.answers(each.begin(10.0))
+    if is_served:
+        each.succeeded(each.begin(11.0), 11.0)
+    fail(each, 12.0)
+
+    assert each.state(12.0) is state
+
+
+def test_an_answer_that_begins_says_nothing_of_a_breaker_that_is_closed():
+    each = breaker()
+    for _ in range(3):
+        permit = each.begin(0.0)
+        each.answers(permit)
+        each.failed(permit, 1.0)
+
+    assert each.state(1.0) is OPEN
+
+
 def test_every_change_is_told_once():
     told = []
     each = breaker(on_change=lambda b: told.append((now, b.state(now), b.reason)))
