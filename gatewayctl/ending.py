@@ -17,6 +17,8 @@ def status_of(session: Session, run: Callable[[], int | None]) -> int:
         failure = as_failure(err)
     except CommandError as err:
         failure = err
+    except KeyboardInterrupt:
+        failure = CommandError("Interrupted.", status=ExitStatus.INTERRUPTED, code="interrupted")
     except OSError as err:  # a file that cannot be read or written
         place = "" if err.filename is None else f"{err.filename}: "
         hint = _WAYS_OUT.get(err.errno or 0)

@@ -7,6 +7,7 @@ weeks has no use for. `-P` keeps a folder that holds a `server.py` from being ta
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,8 @@ def become_server(session: Session, host: str | None, port: int | None) -> NoRet
         "colour": session.out.colour,
     }
     words = ["-P", "-m", "gatewayctl.serving", json.dumps(options)]
+    # Ctrl-C waits while the new process imports: it would end in the midst of some module.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.execv(sys.executable, [sys.executable, *words])  # noqa: S606 - our own module
 
 
@@ -67,6 +70,7 @@ def serve(session: Session, host: str | None, port: int | None) -> int:
     with serving(settings.database_path):
         if migrate.check(settings.database_path) is migrate.SchemaState.MISSING:
             migrate.require_current(settings.database_path)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         return lifecycle.serve(
             settings, host=host, port=port, ready=ready, draining=session.tell_draining
         )

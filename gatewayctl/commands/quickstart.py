@@ -27,6 +27,8 @@ def quickstart(ctx: typer.Context, *, host: HostOption = None, port: PortOption 
 
     The first run grants $10.00 of credit. A second run reuses everything. A key's secret is shown
     only when it is made, so a key is minted only if none is active.
+
+    Ctrl-C stops it, with 0 when the last answer is out; a second one ends it at once, with 1.
     """
     from server import lifecycle
 

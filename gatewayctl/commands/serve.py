@@ -13,6 +13,7 @@ app = noun("Run the gateway.")
 def serve(ctx: typer.Context, *, host: HostOption = None, port: PortOption = None) -> None:
     """Run the gateway until it is told to stop, then finish what is under way.
 
-    A second signal ends it at once.
+    Ctrl-C or SIGTERM stops it, with 0 when the last answer is out; a second one ends it at once,
+    with 1. Ctrl-C before it has begun to start ends it with 130.
     """
     become_server(Session.of(ctx), host, port)

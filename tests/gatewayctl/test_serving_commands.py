@@ -99,15 +99,30 @@ def get(url, **headers):
 
 
 def ask(url, key, path="/v1/messages"):
+    with request(url + path, key) as reply:
+        return json.loads(reply.read())
+
+
+def request(url, key, **more):
+    """Send a request; its answer is still to be read."""
     body = {
         "model": "auto",
         "max_tokens": 64,
         "messages": [{"role": "user", "content": "Say hello."}],
+        **more,
     }
     headers = {"x-api-key": key, "content-type": "application/json"}
-    request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request, timeout=5) as reply:
-        return json.loads(reply.read())
+    asked = urllib.request.Request(url, json.dumps(body).encode(), headers)
+    return urllib.request.urlopen(asked, timeout=5)
+
+
+def status_of(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return reply.status
+    except urllib.error.HTTPError as err:
+        err.close()
+        return err.code
 
 
 @pytest.fixture
@@ -132,6 +147,34 @@ def test_quickstart_sets_up_and_serves_and_a_second_run_reuses_everything(start,
     assert again.document()["key"] is None
     assert ask(again.document()["url"], made["key"]["secret"])["type"] == "message"
     assert len(cli("keys", "list").rows) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("after_s", [0, 0.05])
+def test_ctrl_c_while_serve_imports_is_one_line_and_130(start, ready, after_s):
+    server = start("serve", "--port", "0")
+    command = Path(f"/proc/{server.process.pid}/cmdline")
+    deadline = time.monotonic() + PATIENCE_S
+    while b"gatewayctl.serving" not in command.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(after_s)  # not to wait for something: so far into its imports it is hit
+
+    code = server.stop(signal.SIGINT)
+
+    assert (code, server.err) == (130, ["error: Interrupted.\n"])
+
+
+def test_a_second_ctrl_c_ends_quickstart_at_once_with_1(start, ready, config):
+    config("model: demo-smart", 'model: "fault:endless"')
+    server = start("quickstart", "--port", "0", "--json")
+    url, deadline = server.document()["url"], time.monotonic() + PATIENCE_S
+    with request(f"{url}/v1/messages", ready.out.strip(), stream=True) as endless:
+        endless.readline()
+        server.process.send_signal(signal.SIGINT)
+        while status_of(f"{url}/readyz") == 200 and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+        assert server.stop(signal.SIGINT) == 1
 
 
 def test_quickstart_grants_ten_dollars_once(start, cli, ready):
