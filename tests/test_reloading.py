@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 
 import pytest
 from support.gateways import DEMO_CONFIG, config_for, started
@@ -61,6 +62,44 @@ def test_a_broken_preset_is_told_whenever_its_config_is_taken_over(tmp_path, cap
 
     assert rules.presets["cline"].version != 9
     assert rules.config.models["smart"].targets[0].model == "demo-other"
+
+
+def test_a_preset_that_the_file_system_refuses_leaves_the_former_and_later_edits_count(
+    tmp_path, caplog
+):
+    """A name too long for any file stands for what a file system may say."""
+    unreadable = PRESET + f"skills: [{{name: a, file: {'long' * 80}}}]\n"
+
+    async def scenario():
+        async with started(tmp_path, DEMO_CONFIG, reload_every_s=0.05) as gateway:
+            preset, before = tmp_path / "presets" / "cline.yaml", gateway.gateway.rules
+            preset.write_text(unreadable)
+            await until(lambda: "File name too long" in caplog.text)
+            between = gateway.gateway.rules
+            preset.write_text(PRESET)
+            await until(lambda: gateway.gateway.rules.presets["cline"].version == 9)
+            return between is before
+
+    assert asyncio.run(scenario())
+    assert caplog.text.count("presets were not reloaded") == 1
+
+
+def test_a_pipe_in_the_place_of_the_config_is_told_and_later_edits_count(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+
+    async def scenario():
+        async with started(tmp_path, DEMO_CONFIG, reload_every_s=0.05) as gateway:
+            path = tmp_path / "config.yaml"
+            text = path.read_text()
+            path.unlink()
+            os.mkfifo(path)
+            await until(lambda: "config.yaml: is not a regular file" in caplog.text)
+            path.unlink()
+            path.write_text(text.replace("demo-smart", "demo-other"))
+            await until(lambda: "config reloaded" in caplog.text)
+            return gateway.gateway.rules.config.models["smart"].targets[0].model
+
+    assert asyncio.run(scenario()) == "demo-other"
 
 
 def test_what_a_locked_database_kept_from_being_taken_over_is_so_once_it_is_free(tmp_path, caplog):

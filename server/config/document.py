@@ -1,6 +1,8 @@
 """A YAML file as plain values, each with the line it stands on."""
 
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -65,7 +67,9 @@ def read(file: Path) -> Document:
         ConfigError: it cannot be read, or `parse` refuses it.
     """
     try:
-        with file.open("rb") as stream:
+        with open(file, "rb", opener=_open_at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError("is not a regular file", file=file)
             raw = stream.read(_MAX_BYTES + 1)
     except OSError as exc:
         raise ConfigError(f"cannot be read: {exc.strerror}", file=file) from exc
@@ -77,6 +81,11 @@ def read(file: Path) -> Document:
         line = raw.count(b"\n", 0, exc.start) + 1
         raise ConfigError("is not UTF-8", file=file, line=line) from exc
     return replace(parse(text, file), digest=sha256(raw).hexdigest())
+
+
+def _open_at_once(file: str, flags: int) -> int:
+    # A pipe would be waited for until somebody writes into it, and no file were looked at again.
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def parse(text: str, file: Path) -> Document:

@@ -1,5 +1,6 @@
 """Read preset files: a tool's system prompt and its stack of skills."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,11 @@ def load_presets(folder: Path) -> Presets:
     """Read every `*.yaml` of `folder`; a tool without a file simply has no preset.
 
     Raises:
-        ConfigError: the folder is missing, a file cannot be used, or two are for one tool.
+        ConfigError: the folder is missing or cannot be listed, a file cannot be used, or two are
+            for one tool.
     """
-    if not folder.is_dir():
-        raise ConfigError("no such folder; `gatewayctl init` creates it", file=folder)
     presets: dict[str, Preset] = {}
-    for path in sorted(folder.glob("[!.]*.yaml")):
+    for path in _files(folder):
         source = document.read(path)
         preset = _preset(source)
         if preset.tool in presets:
@@ -87,6 +87,17 @@ def load_preset(path: Path) -> Preset:
         ConfigError: with the file, the key path and the line of what is wrong.
     """
     return _preset(document.read(path))
+
+
+def _files(folder: Path) -> list[Path]:
+    # Not `glob`, for which a folder that it may not list is an empty one: all would be gone.
+    try:
+        names = sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError) as exc:
+        raise ConfigError("no such folder; `gatewayctl init` creates it", file=folder) from exc
+    except OSError as exc:
+        raise ConfigError(f"cannot be listed: {exc.strerror}", file=folder) from exc
+    return [folder / name for name in names if name.endswith(".yaml") and name[0] != "."]
 
 
 class _SkillEntry(Section, frozen=True):
@@ -142,13 +153,14 @@ def _skill_text(source: Document, here: KeyPath, entry: _SkillEntry) -> str:
 
 
 def _read_skill(source: Document, here: KeyPath, name: str) -> str:
-    folder = source.file.parent.resolve()
+    # Not `Path.resolve`, which has an error of its own for links that lead in a circle.
+    folder = Path(os.path.realpath(source.file.parent))
     path = folder / name
-    if ".." in Path(name).parts or not path.resolve().is_relative_to(folder):
+    if ".." in Path(name).parts or not Path(os.path.realpath(path)).is_relative_to(folder):
         raise source.error(here, "lies outside the presets folder")
-    if not path.is_file():
-        raise source.error(here, f"there is no file {name!r} in the presets folder")
     try:
+        if not path.is_file():
+            raise source.error(here, f"there is no file {name!r} in the presets folder")
         raw = path.read_bytes()
         return raw.decode("utf-8-sig")
     except OSError as exc:

@@ -1,3 +1,4 @@
+import os
 import shutil
 
 import pytest
@@ -120,6 +121,22 @@ def test_a_skill_file_that_cannot_be_used_is_refused(tmp_path, content, complain
         load_preset(path)
 
 
+def test_a_link_that_leads_back_to_itself_is_no_skill_file(tmp_path):
+    (tmp_path / "skill.md").symlink_to("skill.md")
+    path = written(tmp_path, MINIMAL + "skills: [{name: a, file: skill.md}]\n")
+
+    with pytest.raises(ConfigError, match="there is no file 'skill.md' in the presets folder"):
+        load_preset(path)
+
+
+@pytest.mark.parametrize("name", ["long" * 80, "deep/" * 900 + "skill.md"])
+def test_a_skill_file_with_a_name_that_no_file_can_have_is_refused(tmp_path, name):
+    path = written(tmp_path, MINIMAL + f"skills: [{{name: a, file: {name}}}]\n")
+
+    with pytest.raises(ConfigError, match=r"skills\[0\].file: cannot be read: File name too long"):
+        load_preset(path)
+
+
 def test_a_folder_gives_one_preset_for_each_tool_that_has_a_file(tmp_path):
     written(tmp_path, MINIMAL)
     written(tmp_path, MINIMAL.replace("cline", "cursor"), "any-name.yaml")
@@ -140,6 +157,18 @@ def test_two_files_for_one_tool_are_refused(tmp_path):
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(ConfigError, match="no such folder; `gatewayctl init` creates it"):
         load_presets(tmp_path / "presets")
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be listed: File name too long"):
+        load_presets(tmp_path / ("long" * 80))
+
+
+def test_a_pipe_among_the_presets_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "cline.yaml")
+
+    with pytest.raises(ConfigError, match=r"cline\.yaml: is not a regular file"):
+        load_presets(tmp_path)
 
 
 def test_the_built_in_presets_are_whole_and_concise():
