@@ -139,6 +139,9 @@ class Flight:
         except GatewayError as refusal:
             self.is_held = False
             error = refusal
+        except asyncio.CancelledError:
+            error = None if self._is_left else restarting()  # only `drain` cuts who waits still
+            raise
         finally:
             self._settle(error)
 
@@ -153,7 +156,7 @@ class Flight:
         if relay.meter.error is not None:
             self._outcome = Outcome.UPSTREAM_ERROR
         elif self._outcome is Outcome.CANCELLED and not self._is_left:
-            error = restarting()  # only `drain` cuts a request whose client waits still
+            error = error or _bug()
         settled, closing = self._hold.settle(
             relay, self._journey.tried, outcome=self._outcome, error=error, begun=self._begun
         )
@@ -199,4 +202,8 @@ class Flight:
         self._pass.end(0)  # unless it was settled
         if not pump.cancelled() and (bug := pump.exception()) is not None:
             _log.error("a pump failed (%s)", self._call.request_id, exc_info=bug)
-            self.relay.release(Internal("The gateway failed; its log has the details."))
+            self.relay.release(_bug())
+
+
+def _bug() -> Internal:
+    return Internal("The gateway failed; its log has the details.")
