@@ -92,12 +92,12 @@ def load_preset(path: Path) -> Preset:
 def _files(folder: Path) -> list[Path]:
     # Not `glob`, for which a folder that it may not list is an empty one: all would be gone.
     try:
-        names = sorted(os.listdir(folder))
+        paths = sorted(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError) as exc:
         raise ConfigError("no such folder; `gatewayctl init` creates it", file=folder) from exc
     except OSError as exc:
         raise ConfigError(f"cannot be listed: {exc.strerror}", file=folder) from exc
-    return [folder / name for name in names if name.endswith(".yaml") and name[0] != "."]
+    return [path for path in paths if path.match("[!.]*.yaml")]
 
 
 class _SkillEntry(Section, frozen=True):

@@ -125,7 +125,7 @@ def test_a_link_that_leads_back_to_itself_is_no_skill_file(tmp_path):
     (tmp_path / "skill.md").symlink_to("skill.md")
     path = written(tmp_path, MINIMAL + "skills: [{name: a, file: skill.md}]\n")
 
-    with pytest.raises(ConfigError, match="there is no file 'skill.md' in the presets folder"):
+    with pytest.raises(ConfigError, match=r"there is no file 'skill\.md' in the presets folder"):
         load_preset(path)
 
 
