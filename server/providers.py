@@ -6,19 +6,20 @@ from functools import partial
 from msgspec.structs import replace
 
 from server.config.checks import problems_of_proxy
-from server.config.load import Settings, resolve_reference, upstream_key_problems
+from server.config.load import Settings, resolve_reference
+from server.config.missing import missing_keys, needs
 from server.secret import Secret
 from server.upstream.client import Endpoint, endpoint_of
 
 
 def require_keys(settings: Settings, environ: Mapping[str, str]) -> None:
     """Raise ConfigError where the key of an upstream that serves a model resolves to nothing."""
-    missing = upstream_key_problems(settings, environ)
+    missing = missing_keys(settings, environ)
     if missing:
         raise settings.error(
-            ("upstreams", missing[0], "api_key"),
-            f"the API key of {', '.join(missing)} resolves to nothing; set the variable or file "
-            "that it names, or route no model there",
+            missing[0].place,
+            f"resolves to nothing: {needs(missing)}; set the variables or write the files, or "
+            "route no model there",
         )
 
 

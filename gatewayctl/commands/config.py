@@ -1,7 +1,6 @@
 """`gatewayctl config`: find, check and show the configuration."""
 
 import os
-from collections.abc import Iterable
 
 import msgspec
 import typer
@@ -9,9 +8,8 @@ import typer
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.options import noun
 from gatewayctl.session import Session
-from server.config.load import Settings, masked, resolve_reference, upstream_key_problems
-from server.config.references import is_reference, variables
-from server.secret import Secret
+from server.config.load import masked
+from server.config.missing import missing_keys, needs
 
 app = noun("Find, check and show the configuration.")
 
@@ -29,43 +27,23 @@ def check(ctx: typer.Context) -> None:
     """Check the config file, and that the keys of its upstreams are there."""
     session = Session.of(ctx)
     settings = session.settings()
-    missing = upstream_key_problems(settings, os.environ)
+    missing = missing_keys(settings, os.environ)
+    upstreams = list(dict.fromkeys(each.upstream for each in missing))
     document = {
         "object": "config_check",
         "path": str(settings.path),
         "ok": not missing,
         "warnings": list(settings.warnings),
-        "upstreams_without_key": list(missing),
+        "upstreams_without_key": upstreams,
     }
     session.out.value(document, "ok" if not missing else "incomplete")
     if missing:
-        names = ", ".join(missing)
         raise CommandError(
-            f"{settings.path}: the API key of {names} resolves to nothing.",
+            f"{settings.path}: the API key of {', '.join(upstreams)} resolves to nothing.",
             status=ExitStatus.CHECK_FAILED,
             code="check_failed",
-            hint=f"Set the variables, or write the files: {_needs(settings, missing)}.",
+            hint=f"Set the variables, or write the files: {needs(missing)}.",
         )
-
-
-def _needs(settings: Settings, upstreams: Iterable[str]) -> str:
-    """Tell which references of keys lead nowhere; a secret beside one is not told."""
-    told = []
-    for name in upstreams:
-        keys = settings.config.upstreams[name].keys
-        gone = [key for key in keys if not _is_found(settings, key)]
-        told.append(f"{name} needs {', '.join(dict.fromkeys(map(_reference, gone)))}")
-    return "; ".join(told)
-
-
-def _is_found(settings: Settings, key: Secret) -> bool:
-    found = resolve_reference(key, environ=os.environ, folder=settings.folder)
-    return found is not None
-
-
-def _reference(key: Secret) -> str:
-    text = key.reveal()
-    return text if is_reference(text) else ", ".join(f"${{{name}}}" for name in variables(text))
 
 
 @app.command("show")

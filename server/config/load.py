@@ -24,7 +24,6 @@ __all__ = [
     "masked",
     "place_to_write",
     "resolve_reference",
-    "upstream_key_problems",
 ]
 
 
@@ -111,28 +110,6 @@ def load(path: Path) -> Settings:
         for key in literal_secrets(config)
     )
     return Settings(config, path.absolute(), document, warnings)
-
-
-def upstream_key_problems(settings: Settings, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Name the upstreams that some model uses and whose configured key resolves to nothing.
-
-    An upstream without `api_key` needs none (a model server of one's own): no problem.
-
-    Raises:
-        ConfigError: a key's file is there but cannot be used.
-    """
-    used = {
-        target.upstream for model in settings.config.models.values() for target in model.targets
-    }
-    return tuple(
-        name
-        for name, upstream in settings.config.upstreams.items()
-        if name in used
-        and any(
-            resolve_reference(key, environ=environ, folder=settings.folder) is None
-            for key in upstream.keys
-        )
-    )
 
 
 def example_text() -> str:

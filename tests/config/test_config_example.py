@@ -5,7 +5,8 @@ import msgspec
 import pytest
 
 from server.config import schema
-from server.config.load import example_text, load, upstream_key_problems
+from server.config.load import example_text, load
+from server.config.missing import missing_keys
 from server.secret import Secret
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_the_example_works_without_any_key(write):
     loaded = load(write(example_text()))
 
     assert loaded.warnings == ()
-    assert upstream_key_problems(loaded, {}) == ()
+    assert missing_keys(loaded, {}) == ()
     assert {name: model.targets for name, model in loaded.config.models.items()} == {
         "smart": (schema.Target(upstream="demo", model="demo-smart"),),
         "fast": (schema.Target(upstream="demo", model="demo-fast"),),
@@ -65,7 +66,7 @@ def test_the_examples_commented_settings_can_be_switched_on(write):
         "smart": ["claude-opus-5-5", "gpt-5.4"],
         "fast": ["claude-haiku-4-5", "gpt-5.4-mini"],
     }
-    assert upstream_key_problems(loaded, {}) == ("anthropic", "openai")
+    assert [each.upstream for each in missing_keys(loaded, {})] == ["anthropic", "openai"]
     price = loaded.config.models["smart"].price
     assert price.long_context == schema.LongContext(
         above_input_tokens=200_000, input="8.00", output="30.00"

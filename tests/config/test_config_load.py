@@ -5,15 +5,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.config.load import (
-    Settings,
-    example_text,
-    find,
-    load,
-    masked,
-    place_to_write,
-    upstream_key_problems,
-)
+from server.config.load import Settings, example_text, find, load, masked, place_to_write
+from server.config.missing import missing_keys
 from server.config.schema import Auto, Billing, Log, QuotaWeights, Server, Stripe, Timeouts
 from server.errors import ConfigError
 from server.secret import Secret
@@ -148,11 +141,11 @@ models:
 def test_only_routable_upstreams_whose_key_resolves_to_nothing_are_a_problem(write, tmp_path):
     loaded = load(write(UPSTREAMS))
 
-    assert upstream_key_problems(loaded, {}) == ("keyed", "filed")
-    assert upstream_key_problems(loaded, {"KEY": "sk-fake"}) == ("filed",)
+    assert [each.upstream for each in missing_keys(loaded, {})] == ["keyed", "filed"]
+    assert [each.reference for each in missing_keys(loaded, {"KEY": "sk-fake"})] == ["file:key.txt"]
 
     (tmp_path / "key.txt").write_text("sk-fake\n")
-    assert upstream_key_problems(loaded, {"KEY": "sk-fake"}) == ()
+    assert missing_keys(loaded, {"KEY": "sk-fake"}) == ()
 
 
 def test_what_config_show_prints_loads_again_as_the_same_config(write, load_minimal):

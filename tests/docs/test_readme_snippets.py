@@ -15,7 +15,8 @@ from support.gateways import started
 from support.readme import ROOT, TEXT, blocks, parameters, whole_config
 
 from gatewayctl.main import run
-from server.config.load import load, upstream_key_problems
+from server.config.load import load
+from server.config.missing import missing_keys
 from server.presets.load import load_preset
 from server.routes.paths import ROOTS, TOOLS
 from server.routing.resolve import Routing
@@ -69,7 +70,7 @@ def test_with_the_providers_of_the_readme_both_kinds_of_client_reach_every_model
     }
 
     assert served == {"smart", "fast"}
-    assert upstream_key_problems(settings, {}) == ("anthropic", "openai")
+    assert [each.upstream for each in missing_keys(settings, {})] == ["anthropic", "openai"]
 
 
 def test_the_preset_snippet_loads(tmp_path):

@@ -354,16 +354,29 @@ def test_serve_leaves_a_database_that_it_cannot_migrate_as_it_was(
     assert not [*home.glob("gateway.db-*")]
 
 
-def test_serve_refuses_to_start_without_an_upstreams_key(start, ready, config):
+@pytest.mark.parametrize(
+    ("keys", "place", "reference"),
+    [
+        ('api_key: "${THERE_KEY}"', "upstreams.there.api_key", "${THERE_KEY}"),
+        (
+            'api_keys: ["a-fake-key", "fake-${THERE_2}", "file:third.key"]',
+            "upstreams.there.api_keys[1]",
+            "${THERE_2}, file:third.key",
+        ),
+    ],
+)
+def test_serve_refuses_to_start_without_an_upstreams_key(
+    start, ready, config, keys, place, reference
+):
     config("  demo:\n", '  there:\n    protocol: openai\n    base_url: "http://127.0.0.1:9"\n'
-           '    api_key: "${THERE_KEY}"\n  demo:\n')  # fmt: skip
+           f"    {keys}\n  demo:\n")  # fmt: skip
     config("upstream: demo, model: demo-smart", "upstream: there, model: some")
 
     server = start("serve")
     server.process.wait(PATIENCE_S)
 
     assert server.stop() == 2
-    assert "upstreams.there.api_key" in "".join(server.err)
+    assert f"{place}: resolves to nothing: there needs {reference}; " in "".join(server.err)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
