@@ -9,8 +9,18 @@ def write_private(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all, as a file of mode 0600.
 
     Missing folders are made with mode 0700. What was there before is replaced.
+
+    Raises:
+        OSError: it cannot be written; it names `path`, or the folder that cannot be made.
     """
     make_private_folder(path.parent)
+    try:
+        _replace(path, text)
+    except OSError as exc:  # of a name that nobody has asked for, or of none
+        raise OSError(exc.errno, exc.strerror, str(path)) from exc
+
+
+def _replace(path: Path, text: str) -> None:
     # It is created with mode 0600, which the rename keeps: there is no readable moment.
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", newline="\n", dir=path.parent, delete=False

@@ -1,3 +1,4 @@
+import os
 import stat
 
 import pytest
@@ -56,3 +57,23 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_behind(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.mkdir()
+
+    with pytest.raises(IsADirectoryError, match=r"config\.yaml'$") as refused:
+        write_private(path, "a: 1\n")
+
+    assert refused.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_file_in_a_folder_that_cannot_be_written_is_named(tmp_path):
+    path = tmp_path / "config.yaml"
+    tmp_path.chmod(0o500)
+
+    with pytest.raises(PermissionError, match=r"config\.yaml'$"):
+        write_private(path, "a: 1\n")
