@@ -185,7 +185,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as exc:
         if problems.code_of(exc) in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT}:
             raise _damaged(path, exc) from exc
-        raise StoreError(f"{path} cannot be read: {exc}.") from exc
+        raise StoreError(f"{path} cannot be used: {exc}.") from exc
 
 
 def _damaged(path: Path, found: object) -> UnusableDatabase:

@@ -176,6 +176,12 @@ def test_a_file_that_is_no_database_is_left_alone(tmp_path):
     assert path.read_bytes() == b"these are not the bytes " * 50
 
 
+def test_a_file_that_sqlite_refuses_is_not_said_to_be_unreadable(tmp_path):
+    """The reason may be that SQLite would write beside it."""
+    with pytest.raises(StoreError, match=r"cannot be used: unable to open database file\.$"):
+        check(tmp_path)
+
+
 def test_an_empty_file_becomes_a_database(tmp_path):
     path = tmp_path / "gateway.db"
     path.touch()
