@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -27,6 +27,7 @@ FORWARDED = {
     Protocol.ANTHROPIC: ("anthropic-version", "anthropic-beta"),
     Protocol.OPENAI: ("openai-beta",),
 }
+LISTS = frozenset({"anthropic-beta", "openai-beta"})
 PATHS = {Protocol.ANTHROPIC: "/v1/messages", Protocol.OPENAI: "/chat/completions"}
 
 SHOWN = frozenset({b"retry-after", b"retry-after-ms", b"openai-processing-ms"})
@@ -91,17 +92,21 @@ def endpoint_of(name: str, upstream: Upstream, demo_url: str | None) -> Endpoint
     return Endpoint(origin, upstream.timeouts, heads, upstream.proxy, idents)
 
 
-def forwarded_headers(protocol: Protocol, client: Mapping[str, str]) -> dict[str, str]:
+def forwarded_headers(protocol: Protocol, client: Any) -> dict[str, str]:
     """Pick the client's headers that go on to a provider of the same protocol.
+
+    `client` holds them as Sanic does, a list for each name; or it is empty. One that is a list
+    of its own may come in several lines, and goes on in one.
 
     Raises:
         InvalidRequest: one of them holds what must not stand in a header.
     """
     chosen = {}
-    for name in FORWARDED[protocol]:
-        value = client.get(name)
-        if value is None:
+    for name in FORWARDED[protocol] if client else ():
+        values = client.getall(name, None)
+        if values is None:
             continue
+        value = ",".join(values) if name in LISTS else values[0]
         if not _SAFE_VALUE(value):
             raise InvalidRequest(f"The header {name} holds characters that headers cannot carry.")
         chosen[name] = value

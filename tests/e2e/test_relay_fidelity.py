@@ -188,6 +188,18 @@ FIXED = {
         ),
         ("openai", {"anthropic_version": "2026-10-21", "anthropic_beta": "x"}, {}),
         ("openai", {"openai_beta": "assistants=v2"}, {"openai-beta": "assistants=v2"}),
+        # A list may come in several lines, and a version may not.
+        (
+            "anthropic",
+            {
+                "anthropic_version": "2026-10-21",
+                "Anthropic-Version": "2023-06-01",
+                "anthropic_beta": "one,two",
+                "Anthropic-Beta": "three",
+            },
+            {"anthropic-version": "2026-10-21", "anthropic-beta": "one,two,three"},
+        ),
+        ("openai", {"openai_beta": "a=v2", "OpenAI-Beta": "b"}, {"openai-beta": "a=v2,b"}),
     ],
 )
 def test_an_upstream_sees_these_headers_and_no_other(tmp_path, protocol, given, forwarded):
