@@ -29,6 +29,8 @@ NO_TOKENS = Tokens(0, 0, 0, 0, 0)
 UPSTREAM_ID_HEADERS = (b"request-id", b"x-request-id")
 
 _LEFT_ALONE = (Outcome.CANCELLED, Outcome.CUT)  # while the provider may still have worked on it
+OTHER_WORD = "other"
+_WORD = re.compile(r"[\w.:/-]{1,64}", re.ASCII).fullmatch
 _LABEL = re.compile(r"[\x21-\x7e]{1,128}").fullmatch
 
 
@@ -105,7 +107,7 @@ def closing(
         status=_status(call, relay, outcome, error),
         first_byte_ms=None if first is None else _ms(first - begun),
         error=_error_code(relay, error),
-        stop_reason=meter.stop_reason,
+        stop_reason=_word(meter.stop_reason),
         upstream_request_id=upstream_request_id(relay.attempt),
         estimated=is_estimated,
         anomaly=meter.anomaly or bill.anomaly,
@@ -227,7 +229,12 @@ def _status(call: Call, relay: Relay, outcome: Outcome, error: GatewayError | No
 def _error_code(relay: Relay, error: GatewayError | None) -> str | None:
     if error is not None:
         return error.reason
-    return None if relay.meter.error is None else relay.meter.error.kind
+    return None if relay.meter.error is None else _word(relay.meter.error.kind)
+
+
+def _word(said: str | None) -> str | None:
+    """Keep a provider's word of its own, but no sentence: that may repeat what was asked."""
+    return said if said is None or _WORD(said) else OTHER_WORD
 
 
 def _ms(seconds: float) -> int:

@@ -246,3 +246,19 @@ def test_an_upstream_that_is_not_there(tmp_path):
     assert "127.0.0.1" not in answer.text
     assert ending(row) == ("settled", "upstream_error", 502, "upstream_error")
     assert tokens(row) == (0, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("end_turn", "end_turn"), ("my prompt was: hello", "other"), ("x" * 65, "other")],
+)
+def test_a_provider_writes_words_into_a_row_and_no_sentences(tmp_path, said, kept):
+    """It might repeat what was asked of it."""
+    body = json.dumps(WHOLE | {"stop_reason": said}).encode()
+    torn = ERROR.replace(b"overloaded_error", said.encode())
+    for name in ("whole", "broken"):
+        (tmp_path / name).mkdir()
+    _, _, whole = ask(tmp_path / "whole", sized(body), stream=False)
+    _, _, broken = ask(tmp_path / "broken", EVENTS, chunked(BEGIN + torn))
+
+    assert (whole["stop_reason"], broken["error"]) == (kept, kept)
