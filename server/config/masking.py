@@ -11,7 +11,6 @@ from server.config.references import has_reference, is_reference, variables
 from server.config.schema import Config
 from server.secret import MASK, Secret
 
-_SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 _USERINFO = re.compile(r"(?<=://).*(?=@)")
 
 
@@ -22,12 +21,8 @@ def masked(config: Config) -> dict[str, Any]:
         upstream["api_key"] = _mask(upstream["api_key"])
         upstream["api_keys"] = [_mask(each) for each in upstream["api_keys"]]
         upstream["proxy"] = _mask_userinfo(upstream["proxy"])
-        upstream["headers"] = {
-            name: _mask(value) if _SECRET_NAME.search(name) else value
-            for name, value in upstream["headers"].items()
-        }
-    traces = tree["traces"]
-    traces["headers"] = {name: _mask(value) for name, value in traces["headers"].items()}
+    for each in (*tree["upstreams"].values(), tree["traces"]):  # no name tells what a header holds
+        each["headers"] = {name: _mask(value) for name, value in each["headers"].items()}
     stripe = tree["stripe"]
     stripe["secret_key"] = _mask(stripe["secret_key"])
     stripe["webhook_secrets"] = [_mask(each) for each in stripe["webhook_secrets"]]
