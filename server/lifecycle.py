@@ -27,6 +27,7 @@ from server.billing.stripe import worker as stripe_worker
 from server.calls import Rules
 from server.config.load import Settings
 from server.config.schema import Config
+from server.counts import counted
 from server.draining import drain
 from server.errors import ConfigError
 from server.gateway import Gateway
@@ -212,12 +213,16 @@ async def _listening(
     """
     _raise_file_limit()
     app = create_app(services)
+    options: dict[str, Any] = {"start_serving": False}
+    if tls is not None:
+        # Sanic hears of a client only once they have shaken hands; by default that may take 60 s.
+        options["ssl_handshake_timeout"] = services.deadlines.head_s
     server: Any = await app.create_server(
         sock=sock,
         protocol=Connection,
         ssl=tls,
         return_asyncio_server=True,
-        asyncio_server_kwargs={"start_serving": False},
+        asyncio_server_kwargs=options,
         backlog=1024,
     )
     await server.startup()
@@ -342,7 +347,8 @@ async def _begin_instance(store: Store, rules: Rules) -> int:
     for each in dead:
         await store.write(instances.end, each, clock.now())
     if orphans:
-        _log.warning("settled %d requests that a killed process had left open", orphans)
+        left = counted(orphans, "request")
+        _log.warning("settled %s that a killed process had left open", left)
     return instance_id
 
 

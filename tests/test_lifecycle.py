@@ -85,6 +85,24 @@ async def _is(value):
     return value
 
 
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "half"])
+def test_over_tls_who_does_not_shake_hands_has_no_more_time_than_for_a_head(tmp_path, sent):
+    context = certify(tmp_path)
+
+    async def scenario():
+        async with started(tmp_path, TLS, deadlines=Deadlines(head_s=0.2)) as gateway:
+            async with wire(gateway.url) as stalled:
+                await stalled.send(sent)
+                end = await stalled.end()
+            async with wire(gateway.url, context) as connection:
+                return end, await connection.ask(request("GET", "/healthz"))
+
+    end, reply = run(scenario)
+
+    assert (end, reply.status) == ("fin", 200)
+    assert "Traceback" not in (tmp_path / "gateway.log").read_text()
+
+
 @pytest.mark.parametrize("damage", ["missing", "garbage", "other key"])
 def test_a_certificate_that_cannot_be_used_is_a_config_error(tmp_path, damage):
     certify(tmp_path)
