@@ -1,6 +1,6 @@
 """The flags that say what a key may use, and how limits are told in a line."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -9,6 +9,7 @@ import typer
 from gatewayctl.exits import CommandError, ExitStatus
 from server.config.checks import problems_of_limits
 from server.config.schema import Config, UsageLimits
+from server.counts import counted
 
 NONE = "none"
 
@@ -51,10 +52,10 @@ _FLAGS = {
     "monthly_usd": "--monthly",
     "networks": "--networks",
 }
-_WORDS = {
-    "requests_per_minute": "{:,} requests/min",
-    "tokens_per_minute": "{:,} tokens/min",
-    "concurrent_requests": "{:,} at once",
+_WORDS: dict[str, Callable[[int], str]] = {
+    "requests_per_minute": lambda most: f"{counted(most, 'request')}/min",
+    "tokens_per_minute": lambda most: f"{counted(most, 'token')}/min",
+    "concurrent_requests": "{:,} at once".format,
 }
 
 
@@ -82,7 +83,7 @@ def in_words(limits: Mapping[str, Any] | None) -> str | None:
     """Tell limits, as the API shows them, in a line; None where there are none."""
     if limits is None:
         return None
-    told = [words.format(limits[name]) for name, words in _WORDS.items() if name in limits]
+    told = [words(limits[name]) for name, words in _WORDS.items() if name in limits]
     if "monthly_usd" in limits:
         told.append(f"${limits['monthly_usd']} a month")
     told += [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gatewayctl.exits import CommandError, ExitStatus
 from gatewayctl.output import Output
+from server.counts import counted
 from server.errors import StoreUnavailable
 
 if TYPE_CHECKING:  # takes longer to import than `--help` may take
@@ -54,7 +55,7 @@ class Session:
     def tell_draining(self, count: int) -> None:
         """Say why Ctrl-C does not end a server at once."""
         if count:
-            requests = "1 request" if count == 1 else f"{count} requests"
+            requests = counted(count, "request")
             self.out.note(f"\nFinishing {requests}; Ctrl-C again cuts what is left.")
 
     @contextmanager

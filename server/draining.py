@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Collection
 
+from server.counts import counted
 from server.routes.connection import Connection
 from server.routes.services import Services
 
@@ -26,7 +27,7 @@ async def drain(connections: Collection[Connection], services: Services) -> None
     gateway, drain_s = services.gateway, services.settings.config.server.drain_s
     await _are_left({*gone, *gateway.pumps}, drain_s)
     if gateway.pumps:
-        _log.warning("%d requests did not end in time and are cut", len(gateway.pumps))
+        _log.warning("cut what did not end in time: %s", counted(len(gateway.pumps), "request"))
         await gateway.drain(0)
     if await _are_left(gone, services.deadlines.tell_s):
         for each in list(connections):

@@ -10,6 +10,7 @@ from server import rows
 from server.answering import begin_attempt, error_event, relay_of
 from server.billing import admission
 from server.calls import Call, Plan, Rules
+from server.counts import counted
 from server.errors import GatewayError, Internal, KeyChanged, restarting
 from server.holding import Hold, Holds
 from server.journey import Journey
@@ -65,7 +66,7 @@ class Gateway:
         for pump in self.pumps:
             pump.cancel()
         if self.pumps and (stuck := (await asyncio.wait(self.pumps, timeout=cut_wait_s))[1]):
-            _log.error("%d requests did not end when they were cut", len(stuck))
+            _log.error("%s did not end although cut", counted(len(stuck), "request"))
 
 
 class Flight:

@@ -20,20 +20,21 @@ ROWS = {
     "server.errors": "",
     "server.secret": "",
     "server.clock": "",
+    "server.counts": "",
     "server.logs": "",
     "server.protocols": "errors",
     "server.config": "errors secret",
-    "server.store": "errors clock",
+    "server.store": "counts errors clock",
     "server.routing": "errors clock config protocols",
     "server.noting": "clock routing store",
     "server.presets": "errors config protocols",
     "server.tenants": "errors clock config store",
-    "server.limits": "errors config tenants",
+    "server.limits": "counts errors config tenants",
     "server.usage": "errors clock store",
-    "server.billing": "errors clock config protocols store tenants usage",
-    "server.billing.stripe": "errors secret clock config store tenants usage billing",
+    "server.billing": "counts errors clock config protocols store tenants usage",
+    "server.billing.stripe": "counts errors secret clock config store tenants usage billing",
     "server.upstream": "errors secret config protocols",
-    "server.upstream.demo": "clock",
+    "server.upstream.demo": "counts clock",
     "server.observing": "errors secret clock logs usage",
     "server.calls": "errors config protocols routing presets tenants limits billing",
     "server.terms": "billing calls protocols tenants",
@@ -46,8 +47,8 @@ ROWS = {
         "errors limits usage routing upstream calls planning rows holding answering conversations"
     ),
     "server.gateway": (
-        "errors limits store usage billing routing upstream observing calls rows holding answering "
-        "journey"
+        "errors counts limits store usage billing routing upstream observing calls rows holding "
+        "answering journey"
     ),
     "server.routes": (
         "errors clock config protocols store routing tenants limits usage billing billing.stripe "
@@ -60,21 +61,21 @@ ROWS = {
     "server.reloading": (
         "errors clock logs config store presets billing upstream calls routes providers"
     ),
-    "server.draining": "routes",
+    "server.draining": "counts routes",
     "server.lifecycle": (
-        "errors clock logs config store presets billing billing.stripe upstream upstream.demo "
-        "observing calls gateway noting routes app draining listening providers tracing "
-        "reloading"
+        "errors clock counts logs config store presets billing billing.stripe upstream "
+        "upstream.demo observing calls gateway noting routes app draining listening providers "
+        "tracing reloading"
     ),
     "gatewayctl.output": "",
     "gatewayctl.exits": "errors",
     "gatewayctl.spans": "exits",
     "gatewayctl.systemd": "exits",
     "gatewayctl.units": "config",
-    "gatewayctl.limit_flags": "config exits",
+    "gatewayctl.limit_flags": "counts config exits",
     "gatewayctl.reach": "secret config",
     "gatewayctl.health": "errors clock config store",
-    "gatewayctl.session": "errors config store output exits",
+    "gatewayctl.session": "counts errors config store output exits",
     "gatewayctl.options": "errors store exits session",
     "gatewayctl.welcome": "billing",
     "gatewayctl.bootstrap": "config store presets tenants billing session",
@@ -82,7 +83,7 @@ ROWS = {
     "gatewayctl.serving": "config store lifecycle output exits session ending",
     "gatewayctl.syncing": "clock config store billing.stripe exits session",
     "gatewayctl.commands": (
-        "errors secret clock config protocols store routing presets tenants usage billing "
+        "errors secret clock counts config protocols store routing presets tenants usage billing "
         "upstream.demo lifecycle output exits spans reach health session options welcome "
         "bootstrap serving syncing systemd units limit_flags"
     ),

@@ -280,7 +280,7 @@ def test_a_request_that_cannot_be_cut_does_not_keep_the_gateway_from_its_end(tmp
 
     assert not is_over
     assert 0.1 < took_s < 1
-    assert "1 requests did not end when they were cut" in caplog.text
+    assert "1 request did not end although cut" in caplog.text
 
 
 async def _hold_out(released):

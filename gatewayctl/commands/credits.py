@@ -30,6 +30,7 @@ from server.billing.chain import Advance, Disagreement
 from server.billing.ledger import Kind
 from server.billing.money import MICROS, dollars, micros
 from server.billing.statement import COLUMNS, parse_month, statement
+from server.counts import counted
 from server.errors import Conflict
 from server.tenants import labels, secrets, tenants
 
@@ -61,7 +62,7 @@ def show(ctx: typer.Context, tenant: TenantOption = tenants.DEFAULT) -> None:
     if not session.out.for_people:
         session.out.fields(document)
         return
-    requests = "1 running request" if running == 1 else f"{running:,} running requests"
+    requests = counted(running, "running request")
     rows: list[list[object]] = [
         ["balance", dollars(balance.balance_micros), ""],
         ["held", dollars(balance.held_micros), f"by {requests}"],

@@ -10,6 +10,7 @@ from gatewayctl.output import Table
 from gatewayctl.session import Session
 from server.config.load import Settings
 from server.config.schema import Tool
+from server.counts import counted
 from server.errors import ModelNotFound, NotFound
 from server.presets.load import Preset, load_presets
 from server.protocols import tokens
@@ -87,7 +88,7 @@ def render(ctx: typer.Context, tool: ToolName) -> None:
         session.out.document(document)
         return
     session.out.text(text)
-    session.out.note(f"About {size:,} tokens, version {preset.version}.")
+    session.out.note(f"About {counted(size, 'token')}, version {preset.version}.")
 
 
 def _names_a_model(preset: Preset, routing: Routing) -> bool:

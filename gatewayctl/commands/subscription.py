@@ -11,6 +11,7 @@ from gatewayctl.session import Session
 from server import clock
 from server.billing import subscriptions
 from server.billing.quota import in_words
+from server.counts import counted
 from server.tenants import tenants
 
 app = noun("Give, end and show what a tenant subscribes to.")
@@ -92,10 +93,10 @@ def _drawn(found: dict[str, Any], now: datetime) -> Table:
 
 def _quota_rows(quota: dict[str, Any], now: datetime, no_bar: str | None) -> list[list[object]]:
     parts = [
-        ("used", quota["used_tokens"], quota["limit_tokens"], "tokens"),
-        ("held", quota["held_tokens"], quota["limit_tokens"], "tokens"),
-        ("left", quota["remaining_tokens"], quota["limit_tokens"], "tokens"),
-        ("served", quota["used_requests"], quota["limit_requests"], "requests"),
+        ("used", quota["used_tokens"], quota["limit_tokens"], "token"),
+        ("held", quota["held_tokens"], quota["limit_tokens"], "token"),
+        ("left", quota["remaining_tokens"], quota["limit_tokens"], "token"),
+        ("served", quota["used_requests"], quota["limit_requests"], "request"),
     ]
     rows: list[list[object]] = [
         [word, _figure(count, limit, unit), no_bar if limit is None else Share(count, limit)]
@@ -106,7 +107,7 @@ def _quota_rows(quota: dict[str, Any], now: datetime, no_bar: str | None) -> lis
 
 
 def _figure(count: int, limit: int | None, unit: str) -> str:
-    return f"{count:,} {unit}" if limit is None else f"{count:,} of {limit:,} {unit}"
+    return counted(count, unit) if limit is None else f"{count:,} of {counted(limit, unit)}"
 
 
 def _reset(resets_at: str | None, now: datetime) -> str:

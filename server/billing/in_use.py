@@ -7,6 +7,7 @@ from peewee import SQL
 from server.billing.subscriptions import ENDED
 from server.config.document import KeyPath
 from server.config.schema import Config
+from server.counts import counted
 from server.store.models import Checkout, Request, Subscription
 
 _UNPAID_STATES = ("open", "processing", "paid")  # a checkout that may become a subscription yet
@@ -22,10 +23,10 @@ def removed(old: Config, new: Config, instance_id: int) -> Iterator[tuple[KeyPat
             Subscription.tier == tier, Subscription.status.not_in(ENDED)
         )
         if count := on_it.count():
-            yield ("tiers", tier), f"is gone, but {count} tenants subscribe to it"
+            yield ("tiers", tier), f"is gone, but {_are(count, 'tenant')} subscribed to it"
         to_it = Checkout.select().where(Checkout.tier == tier, Checkout.state.in_(_UNPAID_STATES))
         if count := to_it.count():
-            yield ("tiers", tier), f"is gone, but {count} tenants are about to buy it"
+            yield ("tiers", tier), f"is gone, but {_are(count, 'tenant')} about to buy it"
     for name, model in old.models.items():
         kept = new.models.get(name)
         if kept is not None and (kept.price is not None or model.price is None):
@@ -35,4 +36,8 @@ def removed(old: Config, new: Config, instance_id: int) -> Iterator[tuple[KeyPat
         )
         if count := running.count():
             what: KeyPath = ("models", name) if kept is None else ("models", name, "price")
-            yield what, f"is gone, but {count} requests are running on it"
+            yield what, f"is gone, but {_are(count, 'request')} running on it"
+
+
+def _are(count: int, thing: str) -> str:
+    return f"{counted(count, thing)} {'is' if count == 1 else 'are'}"

@@ -13,6 +13,7 @@ from server import clock
 from server.billing.allowance import Limits, Tiers
 from server.billing.pricing import QUOTA_WINDOW_S
 from server.billing.subscriptions import ENTITLED, ON, find, is_entitled, tier_of
+from server.counts import counted
 from server.errors import QuotaExceeded, SubscriptionInactive
 from server.store.models import Subscription
 from server.store.statements import execute
@@ -124,13 +125,13 @@ def _what_is_missing(row: Subscription | None, limits: Limits | None) -> str:
 def _what_is_used_up(row: Subscription | None, tokens: int, limits: Limits) -> str:
     used_requests = 0 if row is None else row.used_requests
     if limits.requests is not None and used_requests >= limits.requests:
-        return f"The quota of {limits.requests:,} requests in 24 hours is used up."
+        return f"The quota of {counted(limits.requests, 'request')} in 24 hours is used up."
     if limits.tokens is None:
         return "The quota has changed just now."
     used = 0 if row is None else row.used_tokens
     held = 0 if row is None else row.held_tokens
     return (
-        f"The quota of {limits.tokens:,} tokens in 24 hours has no room for this request: "
+        f"The quota of {counted(limits.tokens, 'token')} in 24 hours has no room for this request: "
         f"{used:,} are used, {held:,} are held by running requests, and it needs {tokens:,}."
     )
 

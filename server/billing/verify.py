@@ -14,6 +14,7 @@ from server.billing import history
 from server.billing.chain import FIRST, STEP, Advance, Disagreement, Link, follow, link_at
 from server.billing.money import dollars
 from server.billing.quota import WINDOW_MS
+from server.counts import counted
 from server.store.models import Subscription, Tenant, database
 from server.tenants import spend
 
@@ -41,7 +42,7 @@ class Verified:
 
     def in_words(self) -> str:
         """Sum it up in a line."""
-        entries = "1 entry" if self.entries == 1 else f"{self.entries:,} entries"
+        entries = counted(self.entries, "entry", "entries")
         balance, held = dollars(self.checkpoint.balance_micros), dollars(self.tenant.held_micros)
         return f"{self.tenant.name}: {entries}, balance {balance}, held {held}"
 

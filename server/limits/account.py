@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from server.config.schema import UsageLimits
+from server.counts import counted
 from server.errors import GatewayError, RateLimited
 from server.limits.bounds import Bound
 from server.limits.bucket import Bucket, Taken
@@ -36,15 +37,16 @@ class Account:
         limits = bound.limits
         most = limits.concurrent_requests
         if most is not None and self._running >= most:
-            at_once = "1 request" if most == 1 else f"{most:,} requests"
-            yield _hit("concurrent_requests", f"{at_once} at a time", bound, MOMENT_S)
+            at_once = f"{counted(most, 'request')} at a time"
+            yield _hit("concurrent_requests", at_once, bound, MOMENT_S)
         most = limits.requests_per_minute
         if most is not None and (wait_s := self._requests.wait_s(1, most, now_ns)):
-            each = "1 request" if most == 1 else f"{most:,} requests"
-            yield _hit("requests_per_minute", f"{each} per minute", bound, wait_s)
+            each = f"{counted(most, 'request')} per minute"
+            yield _hit("requests_per_minute", each, bound, wait_s)
         most = limits.tokens_per_minute
         if most is not None and (wait_s := self._tokens.wait_s(tokens, most, now_ns)):
-            yield _hit("tokens_per_minute", f"{most:,} tokens per minute", bound, wait_s)
+            each = f"{counted(most, 'token')} per minute"
+            yield _hit("tokens_per_minute", each, bound, wait_s)
 
     def enter(self, limits: UsageLimits, tokens: int, now_ns: int) -> Taken | None:
         """Count a request that begins; `leave` takes what this gives."""

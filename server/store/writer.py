@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from peewee import SqliteDatabase
 
+from server.counts import counted
 from server.errors import StoreUnavailable
 from server.store import problems
 from server.store.transaction import immediate
@@ -191,7 +192,8 @@ class Writer:
     def _fail(self, jobs: list[_Job], error: Exception) -> list[_Job]:
         """Tell the callers that wait; return the jobs to run again, in their order."""
         if not self._pause_s:
-            _log.error("the database refuses %d writes: %s", len(jobs), error.__cause__ or error)
+            refused = counted(len(jobs), "write")
+            _log.error("the database refuses %s: %s", refused, error.__cause__ or error)
         self._pause_s = min(max(2 * self._pause_s, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
         is_over = self._give_up_at is not None and time.monotonic() >= self._give_up_at
         failed = [job for job in jobs if is_over or not job.is_retried]

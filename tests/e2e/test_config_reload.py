@@ -140,7 +140,7 @@ def test_however_a_file_is_edited_it_is_taken_over_once_and_nothing_else_is_said
         (CONFIG, "", r"config\.yaml:1: is empty"),
         ("aliases:", "alliases:", r"config\.yaml:\d+: alliases: "),
         ('"0.75"', "0.75", r"config\.yaml:\d+: models\.fast\.price\.input: "),
-        ("{protocol: demo}", KEYLESS, r"config\.yaml:3: upstreams\.demo\.api_key: the API key of "),
+        ("{protocol: demo}", KEYLESS, r"config\.yaml:3: upstreams\.demo\.api_key: resolves to "),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_whole_with_its_place_and_told_once(
@@ -242,15 +242,17 @@ def test_a_tier_that_somebody_subscribes_to_cannot_be_taken_away(edited):
 
     said, is_kept = asyncio.run(scenario())
 
-    assert re.search(r"config.yaml:\d+: tiers\.team: is gone, but 1 tenants subscribe to it", said)
+    assert re.search(
+        r"config.yaml:\d+: tiers\.team: is gone, but 1 tenant is subscribed to it", said
+    )
     assert is_kept
 
 
 @pytest.mark.parametrize(
     ("instead", "said"),
     [
-        ("", "models.endless: is gone, but 1 requests are running on it"),
-        (ENDLESS.replace(PRICE, "free: true"), "models.endless.price: is gone, but 1 requests"),
+        ("", "models.endless: is gone, but 1 request is running on it"),
+        (ENDLESS.replace(PRICE, "free: true"), "models.endless.price: is gone, but 1 request "),
     ],
 )
 def test_a_running_requests_model_and_price_cannot_be_taken_away_until_it_has_ended(

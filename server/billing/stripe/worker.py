@@ -10,6 +10,7 @@ from server import clock
 from server.billing.stripe import inbox
 from server.billing.stripe.account import Account
 from server.billing.stripe.reconcile import reconcile
+from server.counts import counted
 from server.errors import GatewayError
 
 RECONCILE_EVERY_S = 300.0
@@ -62,7 +63,7 @@ async def _reconcile(account: Account, every_s: float) -> None:
             _log.warning("could not compare everything with Stripe: %s", err)
         else:
             if compared.new_events:
-                _log.warning("%d events of Stripe had not been told", compared.new_events)
+                _log.warning("Stripe had not told of %s", counted(compared.new_events, "event"))
         account.told.set()
         await asyncio.sleep(every_s)
 

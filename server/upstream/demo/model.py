@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from server.counts import counted
 from server.upstream.demo import agent
 from server.upstream.demo.agent import Tool, ToolResult
 from server.upstream.demo.schema import example
@@ -159,11 +160,12 @@ def _steps(prompt: Prompt, asked: str, otherwise: str) -> list[agent.Step]:
 
 
 def _greeting(asked: str, prompt: Prompt, read: Usage) -> str:
-    tools = f", and you offer {len(prompt.tools)} tools" if prompt.tools else ""
+    tools = f", and you offer {counted(len(prompt.tools), 'tool')}" if prompt.tools else ""
     return (
         "Hello from the demo upstream, a small scripted model: no provider was called. "
         f"You said: {_excerpt(asked)} "
-        f"I read about {read.prompt_tokens} tokens in {len(prompt.turns)} messages{tools}. "
+        f"I read about {counted(read.prompt_tokens, 'token')} "
+        f"in {counted(len(prompt.turns), 'message')}{tools}. "
         "Ask me to create a file to see tool calls, give a model the target fault:overloaded to "
         "see a failure, or set a real upstream in config.yaml for real answers."
     )
