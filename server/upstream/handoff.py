@@ -5,10 +5,13 @@ from collections import deque
 from collections.abc import Callable
 
 HIGH_BYTES = 128 * 1024
+AT_ONCE_BYTES = 64 * 1024  # what a client that reads nothing has in front of it
 
 
 class Handoff:
     """Pieces go in without waiting and come out joined; beyond `HIGH_BYTES` reading pauses.
+
+    It goes on once all is out.
 
     Used on one event loop by one reader. `pause` and `resume` act on the provider's connection;
     `total_bytes` is what the reader was given, or will be. `is_discarding`: the reader has gone.
@@ -60,7 +63,7 @@ class Handoff:
             self._wake()
 
     async def get(self) -> bytes:
-        """Wait for bytes and give all there are; b"" is the end.
+        """Wait for bytes and give those there are, at most `AT_ONCE_BYTES`; b"" is the end.
 
         Raises the error that the queue was closed with, once it is empty.
         """
@@ -73,6 +76,10 @@ class Handoff:
             await self._reader
         data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
+        if len(data) > AT_ONCE_BYTES:
+            self._pieces.append(data[AT_ONCE_BYTES:])
+            self._size = len(data) - AT_ONCE_BYTES
+            return data[:AT_ONCE_BYTES]
         self._unblock()
         return data
 

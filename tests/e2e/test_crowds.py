@@ -124,7 +124,7 @@ CROWDS = {
     "slow bodies": Crowd(1_000, _slow_body, 32, drips=True),
     "slow streams": Crowd(1_000, _slow_stream, 48),
     "slow readers": Crowd(
-        100, _slow_reader, 1_536, connect=_deaf, event=_delta(60_000), every_s=0.01
+        100, _slow_reader, 640, connect=_deaf, event=_delta(60_000), every_s=0.01
     ),
 }
 

@@ -6,7 +6,7 @@ import pytest
 from support.raw_upstream import run
 
 from server.errors import UpstreamError
-from server.upstream.handoff import HIGH_BYTES, Handoff
+from server.upstream.handoff import AT_ONCE_BYTES, HIGH_BYTES, Handoff
 
 
 def scene(play):
@@ -32,6 +32,25 @@ def test_what_waits_comes_out_joined_and_the_end_comes_last():
         return first, was_over, await handoff.get(), handoff.is_over, await handoff.get()
 
     assert scene(play) == (b"ab", False, b"c", True, b"")
+
+
+def test_much_comes_out_in_parts_and_reading_goes_on_behind_the_last():
+    sent = bytes(range(256)) * (3 * AT_ONCE_BYTES // 256) + b"end"
+
+    async def play(handoff, calls):
+        handoff.put(sent)
+        parts = [await handoff.get() for _ in range(3)]
+        assert calls == ["pause"]
+        handoff.put(b", and more")
+        handoff.close()
+        parts.append(await handoff.get())
+        return parts, calls, handoff.is_over
+
+    parts, calls, is_over = scene(play)
+
+    assert [len(part) for part in parts[:3]] == [AT_ONCE_BYTES] * 3
+    assert b"".join(parts) == sent + b", and more"
+    assert (calls, is_over) == (["pause", "resume"], True)
 
 
 def test_an_error_comes_after_the_data_and_then_again_and_again():
@@ -90,11 +109,12 @@ def test_reading_pauses_above_the_limit_and_goes_on_once_all_is_taken():
         handoff.put(b"a")
         handoff.put(b"b")
         told.append(list(calls))
-        await handoff.get()
-        told.append(list(calls))
+        for _ in range(3):
+            await handoff.get()
+            told.append(list(calls))
         handoff.put(b"c")
         await handoff.get()
         told.append(list(calls))
         return told
 
-    assert scene(play) == [[], ["pause"], ["pause", "resume"], ["pause", "resume"]]
+    assert scene(play) == [[], *[["pause"]] * 3, *[["pause", "resume"]] * 2]
