@@ -10,7 +10,7 @@ from server.tenants.caller import UNLIMITED, Billing, Caller
 class Bound:
     """Limits that some requests share: their counters go by `owner`, refusals name `whose`."""
 
-    owner: tuple[str, str | int]
+    owner: tuple[str, int]
     whose: str
     limits: UsageLimits
 
@@ -32,7 +32,7 @@ def bounds_of(caller: Caller, tier: str | None, config: Config) -> tuple[Bound, 
     if caller.limits != UNLIMITED:
         shared = caller.limits_id
         whose = "this key" if shared == caller.key_public_id else f"this key and {shared} together"
-        bounds = (Bound(("key", shared), whose, caller.limits),)
+        bounds = (Bound(("key", caller.counter_id), whose, caller.limits),)
     found = config.tiers.get(tier) if tier is not None else None
     if found is not None and found.limits != UNLIMITED:
         whose = f"all subscription keys in the tier {tier} together"

@@ -72,7 +72,7 @@ class Limiter:
     def __init__(self, now_ns: Clock) -> None:
         self._now_ns = now_ns
         self.hits = Counter(dict.fromkeys(product(LIMITS, MODES), 0))
-        self._accounts: dict[tuple[str, str | int], Account] = {}
+        self._accounts: dict[tuple[str, int], Account] = {}
         self._sweep_at = REMEMBERED_OWNERS
         self._unbound = Pass(now_ns)
 

@@ -34,8 +34,9 @@ class Scope(StrEnum):
 class Caller:
     """The key behind a request, as it was when the request arrived.
 
-    What the key may use is counted under `limits_id`, its own id or that of the key whose limits
-    it shares; `limits_key_id` and `limits_text` are what they were read from.
+    Its limits are those of the key `limits_id`, itself or one that it shares them with;
+    `limits_key_id` and `limits_text` are what they were read from. What it uses is counted under
+    `counter_id`, the oldest of all keys that share them: a successor changes nothing of that.
     """
 
     key_id: int
@@ -50,13 +51,16 @@ class Caller:
     limits_id: str = ""
     limits_key_id: int | None = None
     limits_text: str | None = None
+    counter_id: int = 0
 
 
 # Prewritten: the query builder takes thirty times as long, and this runs on the event loop.
 _SELECT_KEY = (
     "SELECT key.id, key.public_id, key.tenant_id, key.member, key.billing, key.scope,"
     " key.expires_at, key.revoked_at, tenant.public_id, key.limits_key_id,"
-    " COALESCE(head.public_id, key.public_id), COALESCE(head.limits, key.limits)"
+    " COALESCE(head.public_id, key.public_id), COALESCE(head.limits, key.limits),"
+    " MIN(COALESCE(key.limits_key_id, key.id), COALESCE((SELECT MIN(sharer.id) FROM key AS sharer"
+    " WHERE sharer.limits_key_id = COALESCE(key.limits_key_id, key.id)), key.id))"
     " FROM key JOIN tenant ON tenant.id = key.tenant_id"
     " LEFT JOIN key AS head ON head.id = key.limits_key_id WHERE key.secret_sha256 = ?"
 )
@@ -103,7 +107,7 @@ def _look_up(secret: str, now_ms: int) -> Caller | str:
     if row is None:
         return _UNKNOWN
     key_id, public_id, tenant_id, member, billing, scope, expires_ms, revoked_ms = row[:8]
-    tenant, limits_key_id, limits_id, text = row[8:]
+    tenant, limits_key_id, limits_id, text, counter_id = row[8:]
     if revoked_ms is not None:
         return _REVOKED
     if expires_ms is not None and expires_ms <= now_ms:
@@ -122,4 +126,5 @@ def _look_up(secret: str, now_ms: int) -> Caller | str:
         limits_id=limits_id,
         limits_key_id=limits_key_id,
         limits_text=text,
+        counter_id=counter_id,
     )

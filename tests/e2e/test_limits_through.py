@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
 from support.gateways import lay_out, started
@@ -17,7 +18,7 @@ from server.config.schema import UsageLimits
 from server.errors import ModelNotFound
 from server.limits.bounds import Bound
 from server.protocols import Protocol
-from server.tenants import keys
+from server.tenants import keys, secrets
 from server.tenants.keys import Billing
 from server.upstream.demo import DemoOptions
 
@@ -420,6 +421,23 @@ def test_a_key_meets_its_own_limits_and_its_children_share_them(tmp_path):
     of_both = "The limit of 2 requests per minute for this key{} is reached. Try again in "
     assert refused[0].startswith(of_both.format(""))
     assert refused[1].startswith(of_both.format(f" and {parent} together"))
+
+
+def test_a_successor_takes_over_what_its_key_has_used_of_its_limits(tmp_path):
+    """A rotation gives no second minute's worth, to the old key in its grace either."""
+
+    async def scenario():
+        async with started(tmp_path, config("{}")) as gateway:
+            key_id, secret = await gateway.mint(limited=UsageLimits(requests_per_minute=2))
+            successor = secrets.generate()
+            async with gateway.client(secret) as old, gateway.client(successor) as new:
+                told = [await status(old)]
+                grace = {"grace": timedelta(hours=1), "created_by": "cli", "now": clock.now()}
+                write = gateway.services.store.write
+                await write(keys.rotate, None, key_id, secret=successor, **grace)
+                return [*told, await status(new), await status(new), await status(old)]
+
+    assert asyncio.run(scenario()) == [200, 200, 429, 429]
 
 
 def test_a_change_of_a_keys_limits_counts_with_the_very_next_request(tmp_path):

@@ -24,17 +24,17 @@ def test_a_key_without_limits_meets_none():
 
 
 def test_limits_go_by_the_key_that_has_them_and_by_the_tenant():
-    own, tier = bounds_of(caller(limits=SOME, limits_id="key_1"), "team", CONFIG)
+    own, tier = bounds_of(caller(limits=SOME, limits_id="key_1", counter_id=1), "team", CONFIG)
 
-    assert (own.owner, own.whose, own.limits) == (("key", "key_1"), "this key", SOME)
+    assert (own.owner, own.whose, own.limits) == (("key", 1), "this key", SOME)
     assert tier.owner == ("tenant", 7)
     assert tier.whose == "all subscription keys in the tier team together"
 
 
 def test_a_child_shares_the_counters_of_the_key_whose_limits_it_has():
-    (shared,) = bounds_of(caller(limits=SOME, limits_id="key_0"), None, CONFIG)
+    (shared,) = bounds_of(caller(limits=SOME, limits_id="key_0", counter_id=3), None, CONFIG)
 
-    assert shared.owner == ("key", "key_0")
+    assert shared.owner == ("key", 3)
     assert shared.whose == "this key and key_0 together"
 
 

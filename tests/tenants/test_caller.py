@@ -36,6 +36,7 @@ def test_a_secret_tells_who_calls(minted, tenant, now):
         expires_at=now + HOUR,
         tenant_public_id=tenant.public_id,
         limits_id=minted.key.public_id,
+        counter_id=minted.key.id,
     )
 
 

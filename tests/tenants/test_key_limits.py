@@ -109,6 +109,22 @@ def test_the_successor_of_a_child_shares_what_the_child_shared(mint, child_of, n
     assert authenticate([heir.secret], now).limits_id == first.key.public_id
 
 
+def test_what_is_used_is_counted_in_one_place_however_often_keys_are_rotated(mint, child_of, now):
+    """Or each rotation would give a second minute's worth."""
+    first, other = mint(limited=LIMITED), mint(limited=LIMITED)
+    alive = [first, child_of(first)]
+    grace = {"grace": timedelta(hours=1), "created_by": "cli", "now": now}
+
+    for place in (0, 1, 2, 3, 0):
+        rotated = alive[place].key.public_id
+        alive.append(keys.rotate(None, rotated, secret=secrets.generate(), **grace))
+        alive.append(child_of(alive[-1]))
+
+    counters = {authenticate([each.secret], now).counter_id for each in alive}
+    assert counters == {first.key.id}
+    assert authenticate([other.secret], now).counter_id == other.key.id
+
+
 def test_what_is_lifted_leaves_no_trace(mint, now):
     minted = mint(limited=LIMITED)
 
