@@ -118,7 +118,7 @@ class Reloader:
 
     async def _adopt(self, found: Settings) -> None:
         services, gateway = self._services, self._services.gateway
-        former = services.settings
+        former, presets = services.settings, gateway.rules.presets
         config, waiting = with_fixed(former.config, found.config)
         settings = dataclasses.replace(found, config=config)
         changed = changed_keys(former.config, config)
@@ -134,6 +134,7 @@ class Reloader:
         for warning in found.warnings:
             _log.warning("%s", warning)
         _log.info("config reloaded, changed: %s", ", ".join(changed) or "nothing")
+        self._tell_presets(presets)
         if waiting:
             _log.warning("these changes need a restart: %s", ", ".join(waiting))
 
@@ -157,8 +158,25 @@ class Reloader:
         except ConfigError as err:
             _log.error("presets were not reloaded: %s", err)
             return
+        former = gateway.rules.presets
         gateway.adopt(rules, gateway.upstream)
-        _log.info("presets reloaded")
+        self._tell_presets(former)
+
+    def _tell_presets(self, former: Presets) -> None:
+        """Write down which presets are others than before; they change what models are told."""
+        now = self._services.gateway.rules.presets
+        if now is former:
+            return
+        changed = sorted(tool for tool in {**former, **now} if former.get(tool) != now.get(tool))
+        self._services.store.enqueue(
+            audit.record,
+            audit.Action.PRESETS_RELOADED,
+            str(self._services.settings.presets_path),
+            actor=audit.SERVE,
+            at=clock.now(),
+            changed=changed,
+        )
+        _log.info("presets reloaded, changed: %s", ", ".join(changed) or "nothing")
 
     def _require_demo(self, settings: Settings) -> None:
         for name, upstream in settings.config.upstreams.items():

@@ -34,6 +34,7 @@ class Action(StrEnum):
 
     CONFIG_INITIALISED = "config.initialised"
     CONFIG_RELOADED = "config.reloaded"
+    PRESETS_RELOADED = "presets.reloaded"
     DB_MIGRATED = "db.migrated"
     PRICE_SET = "price.set"
     TENANT_CREATED = "tenant.created"

@@ -62,11 +62,12 @@ class Edited:
     async def reloaded(self, times=1):
         return await self.said("config reloaded", times=times)
 
-    async def audited(self):
+    async def audited(self, action="config.reloaded"):
+        await self.gateway.services.store.write(lambda: None)  # what is queued before is written
         rows = await self.gateway.services.store.read(
             lambda: [audit.as_json(each) for each in audit.newest_first()]
         )
-        return [each for each in rows if each["action"] == "config.reloaded"]
+        return [each for each in rows if each["action"] == action]
 
 
 @pytest.fixture
@@ -277,6 +278,21 @@ def test_a_running_requests_model_and_price_cannot_be_taken_away_until_it_has_en
     assert asyncio.run(scenario()) == (True, False)
 
 
+def test_an_edited_preset_is_audited_by_its_tool(edited):
+    """It changes what models are told, in everybody's name."""
+
+    async def scenario():
+        async with edited() as here:
+            folder = here.gateway.folder / "presets"
+            (folder / "cline.yaml").write_text("tool: cline\nversion: 9\n")
+            await here.said("presets reloaded, changed: cline")
+            return folder, await here.audited("presets.reloaded")
+
+    folder, (row,) = asyncio.run(scenario())
+
+    assert (row["target"], row["details"]) == (str(folder), {"changed": ["cline"]})
+
+
 def test_a_model_that_a_preset_names_cannot_be_taken_away(edited):
     async def scenario():
         async with edited() as here:
@@ -297,6 +313,7 @@ def test_config_and_presets_that_need_one_another_are_taken_over_together(edited
             await here.said("presets were not reloaded")
             here.path.write_text(CONFIG.replace("fast:", "quick:"))
             await here.reloaded()
+            await here.said("presets reloaded, changed: cline")
             return here.rules.presets["cline"].model, list(here.config.models)
 
     assert asyncio.run(scenario()) == ("quick", ["smart", "quick", "slow"])
