@@ -97,7 +97,7 @@ def test_another_programs_database_is_refused(tmp_path):
 
 
 def test_a_folder_in_place_of_the_file_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="cannot be used"):
         open_database(tmp_path)
 
 
