@@ -43,7 +43,8 @@ class GatewayError(Exception):
     Put secrets, upstream bodies and stack detail in the log, never in the message.
     `param` names the request field at fault (OpenAI's `param`), `retry_after_s` becomes the
     `retry-after` header, and `headers` go out with the answer: a provider's limits, say.
-    `details` is the `error.details` that Anthropic's SDK chooses its exceptions by.
+    `details` is the `error.details` that Anthropic's SDK chooses its exceptions by, and `limit`
+    the limit of a key or a tier that refused the request, by its name in the config.
     """
 
     status: ClassVar[int] = 500
@@ -63,6 +64,7 @@ class GatewayError(Exception):
         self.details = details
         self.retry_after_s = retry_after_s
         self.headers: dict[str, str] = {}
+        self.limit: str | None = None
 
     @property
     def http_status(self) -> int:

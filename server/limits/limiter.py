@@ -13,12 +13,13 @@ from itertools import product
 from typing import TypeAlias
 
 from server.config.schema import Config
-from server.errors import KeyNotAllowed
+from server.errors import GatewayError, KeyNotAllowed
 from server.limits.account import Account, Hit
 from server.limits.bounds import Bound
 from server.limits.bucket import Taken
 
 Clock: TypeAlias = Callable[[], int]
+Hits: TypeAlias = Counter[tuple[str, str]]
 
 LIMITS = (
     "requests_per_minute",
@@ -34,33 +35,41 @@ REMEMBERED_OWNERS = 1024  # until those that have nothing out are looked for
 class Pass:
     """What a request was let through with, to be ended when it is over.
 
-    `would_block` names the limit that would have refused it, had that been enforced.
+    `would_block` names the limit that would have refused it, had that been enforced; that is
+    counted at the end, for until then the request may be judged anew.
     """
 
-    __slots__ = ("_entered", "_now_ns", "would_block")
+    __slots__ = ("_entered", "_hits", "_is_over", "_now_ns", "would_block")
 
     def __init__(
         self,
         now_ns: Clock,
+        hits: Hits,
         entered: Sequence[tuple[Account, Taken | None]] = (),
         *,
         would_block: str | None = None,
     ) -> None:
         self._now_ns = now_ns
+        self._hits = hits
         self._entered = entered
+        self._is_over = False
         self.would_block = would_block
 
     def end(self, tokens: int) -> None:
         """Give back what the request occupied, and take the tokens that it came to; only once."""
-        entered, self._entered = self._entered, ()
-        for account, taken in entered:
+        if not self._is_over and self.would_block is not None:
+            self._hits[self.would_block, "shadow"] += 1
+        for account, taken in self._leave():
             account.leave(taken, tokens, self._now_ns())
 
     def undo(self) -> None:
         """Give all back, as for a request that will be judged anew; only once."""
-        entered, self._entered = self._entered, ()
-        for account, taken in entered:
+        for account, taken in self._leave():
             account.undo(taken, self._now_ns())
+
+    def _leave(self) -> Sequence[tuple[Account, Taken | None]]:
+        entered, self._entered, self._is_over = self._entered, (), True
+        return entered
 
 
 class Limiter:
@@ -71,23 +80,28 @@ class Limiter:
 
     def __init__(self, now_ns: Clock) -> None:
         self._now_ns = now_ns
-        self.hits = Counter(dict.fromkeys(product(LIMITS, MODES), 0))
+        self.hits: Hits = Counter(dict.fromkeys(product(LIMITS, MODES), 0))
         self._accounts: dict[tuple[str, int], Account] = {}
         self._sweep_at = REMEMBERED_OWNERS
-        self._unbound = Pass(now_ns)
+        self._unbound = Pass(now_ns, self.hits)
 
-    def check_network(self, bounds: Sequence[Bound], client: str, config: Config) -> str | None:
-        """Refuse a client whose address is outside of the networks of its limits.
+    def count(self, refusal: GatewayError) -> None:
+        """Count a refusal that is told, if a limit is behind it; those that are not told, never."""
+        if refusal.limit is not None:
+            self.hits[refusal.limit, "enforce"] += 1
 
-        Where that is not enforced, gives the name of the limit instead.
+    def turn_away(self, config: Config) -> str:
+        """Refuse a client that is outside of the networks of its limits.
+
+        Where that is not enforced, counts it and gives the name of the limit instead.
 
         Raises:
-            KeyNotAllowed: it is outside.
+            KeyNotAllowed: always, where it is.
         """
-        if all(_is_inside(client, bound.limits.networks) for bound in bounds):
-            return None
         away = KeyNotAllowed("This API key may not be used from your address.")
-        return self._refuse(Hit("networks", away), config)
+        limit = _refuse(Hit("networks", away), config)
+        self.hits[limit, "shadow"] += 1
+        return limit
 
     def admit(
         self,
@@ -108,7 +122,7 @@ class Limiter:
             return self._unbound
         if not allows(bounds, model):
             hit = _not_allowed(model, bounds, config)
-            return Pass(self._now_ns, would_block=self._refuse(hit, config))
+            return Pass(self._now_ns, self.hits, would_block=_refuse(hit, config))
         now_ns = self._now_ns()
         tokens = estimate() if any(each.limits.tokens_per_minute for each in bounds) else 0
         if len(self._accounts) >= self._sweep_at:
@@ -117,16 +131,9 @@ class Limiter:
         hits = [hit for bound, account in met for hit in account.hits(bound, tokens, now_ns)]
         if hits:
             longest = max(hits, key=lambda hit: hit.wait_s)
-            return Pass(self._now_ns, would_block=self._refuse(longest, config))
+            return Pass(self._now_ns, self.hits, would_block=_refuse(longest, config))
         entered = [(each, each.enter(bound.limits, tokens, now_ns)) for bound, each in met]
-        return Pass(self._now_ns, entered)
-
-    def _refuse(self, hit: Hit, config: Config) -> str:
-        mode = config.limits.mode
-        self.hits[hit.limit, mode] += 1
-        if mode == "enforce":
-            raise hit.refusal
-        return hit.limit
+        return Pass(self._now_ns, self.hits, entered)
 
     def _sweep(self, now_ns: int) -> None:
         """Forget the owners that have nothing out; as often as their number has doubled."""
@@ -139,7 +146,19 @@ class Limiter:
         self._sweep_at = max(REMEMBERED_OWNERS, 2 * len(kept))
 
 
-def _is_inside(client: str, networks: Sequence[str] | None) -> bool:
+def _refuse(hit: Hit, config: Config) -> str:
+    if config.limits.mode == "enforce":
+        hit.refusal.limit = hit.limit
+        raise hit.refusal
+    return hit.limit
+
+
+def is_inside(bounds: Sequence[Bound], client: str) -> bool:
+    """Tell whether a client's address is in one of the networks of each of its limits."""
+    return all(_is_in(bound.limits.networks, client) for bound in bounds)
+
+
+def _is_in(networks: Sequence[str] | None, client: str) -> bool:
     if networks is None:
         return True
     try:

@@ -64,11 +64,7 @@ def _may_be_other(request: AnyRequest, err: GatewayError) -> bool:
 async def _receive(request: AnyRequest) -> bytes:
     services = services_of(request)
     wire.note_client_id(request)
-    try:
-        wire.recognise(request, services)  # before a byte of the body is read
-    except KeyNotAllowed:
-        if not wire.has_changed(request, services):
-            raise
+    wire.recognise(request, services)  # before a byte of the body is read
     return await wire.read_body(request, services.body_limit_bytes)
 
 

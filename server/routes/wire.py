@@ -21,6 +21,7 @@ from server.errors import (
     restarting,
 )
 from server.limits.bounds import bounds_of, has_tier_bounds
+from server.limits.limiter import is_inside
 from server.observing.record import Refused
 from server.protocols import Protocol, by_protocol, envelopes
 from server.protocols.body import split
@@ -117,7 +118,8 @@ def authenticate(request: AnyRequest, services: Services) -> Caller:
         StoreUnavailable: the database cannot be read.
     """
     caller = _look_up(request, services, _presented(request))
-    _meet(request, services, caller)
+    if not _meet(request, services, caller):
+        _turn_away(request, services)
     return caller
 
 
@@ -125,7 +127,8 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
     """Find out who calls, perhaps from memory: only for requests that admission checks again.
 
     Admission's own statement refuses a key that was revoked, has expired or has other limits, so
-    remembering one costs no exactness and saves a look-up. Raises as `authenticate`.
+    remembering one costs no exactness and saves a look-up. Who seems to call from elsewhere than
+    it may is looked up all the same: its networks may be others by now. Raises as `authenticate`.
     """
     known, presented = services.callers, _presented(request)
     if len(presented) != 1 or not presented[0].isascii():
@@ -133,14 +136,16 @@ def recognise(request: AnyRequest, services: Services) -> Caller:
         return authenticate(request, services)
     digest = secrets.digest(presented[0])
     caller = known.get(digest)
-    if caller is None:
-        caller = _look_up(request, services, presented)
-        if len(known) >= REMEMBERED_CALLERS:
-            known.clear()
-        known[digest] = caller
-    else:
+    if caller is not None and _meet(request, services, caller):
         _note_use(caller, services)
-    _meet(request, services, caller)
+        return caller
+    known.pop(digest, None)
+    caller = _look_up(request, services, presented)
+    if len(known) >= REMEMBERED_CALLERS:
+        known.clear()
+    known[digest] = caller
+    if not _meet(request, services, caller):
+        _turn_away(request, services)
     return caller
 
 
@@ -155,11 +160,13 @@ def has_changed(request: AnyRequest, services: Services) -> bool:
     No refusal by a key's limits outlives them: before it is told, this is asked. Raises as
     `recognise`, for who calls may have no living key any more.
     """
-    before: Caller = request.ctx.caller
     presented = _presented(request)
+    if _look_up(request, services, presented) == request.ctx.caller:
+        return False
     if len(presented) == 1:
         services.callers.pop(secrets.digest(presented[0]), None)
-    return recognise(request, services) != before
+    recognise(request, services)
+    return True
 
 
 def peer(request: AnyRequest) -> str:
@@ -242,6 +249,7 @@ def answer(request: AnyRequest, data: object, status: int = 200) -> Answer:
 def refused(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Answer:
     """Give the answer to a request that never left, and tell those who watch of it."""
     services, caller = services_of(request), getattr(request.ctx, "caller", None)
+    services.gateway.limiter.count(error)
     record = Refused(
         request_id=request_id(request),
         method=request.method,
@@ -269,23 +277,27 @@ def refusal(request: AnyRequest, error: GatewayError, protocol: Protocol) -> Ans
     )
 
 
-def _meet(request: AnyRequest, services: Services, caller: Caller) -> None:
-    """Note who calls and which limits that meets; whence it may call is checked at once.
+def _meet(request: AnyRequest, services: Services, caller: Caller) -> bool:
+    """Note who calls and which limits that meets; tell whether it may call from where it is.
 
     The tier is read each time, 5 µs, and only where one has limits. To remember it with the
     caller would save that, but a change of tier is to count with the very next request, and to
     find that out late, in admission, would be after the counters of the wrong tier were taken.
     """
-    ctx, gateway = request.ctx, services.gateway
-    ctx.caller, ctx.bounds, ctx.would_block = caller, (), None
-    config, tier = gateway.rules.config, None
+    ctx = request.ctx
+    ctx.caller, ctx.would_block = caller, None
+    config, tier = services.gateway.rules.config, None
     if has_tier_bounds(caller, config):
         tier = services.store.point(subscriptions.tier_of, caller.tenant_id)
-    bounds = bounds_of(caller, tier, config)
-    if bounds:
-        address = client(request, services)
-        ctx.would_block = gateway.limiter.check_network(bounds, address, config)
-        ctx.bounds = () if ctx.would_block else bounds
+    ctx.bounds = bounds_of(caller, tier, config)
+    return not ctx.bounds or is_inside(ctx.bounds, client(request, services))
+
+
+def _turn_away(request: AnyRequest, services: Services) -> None:
+    """Refuse a caller from elsewhere, or note that it would be; then it meets no other limit."""
+    ctx, gateway = request.ctx, services.gateway
+    ctx.would_block = gateway.limiter.turn_away(gateway.rules.config)
+    ctx.bounds = ()
 
 
 def _look_up(request: AnyRequest, services: Services, presented: list[str]) -> Caller:

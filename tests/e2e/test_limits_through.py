@@ -95,8 +95,8 @@ def body_for(protocol, **more):
     return asked(**more)
 
 
-async def status(client, **more):
-    return (await client.post(ROUTES["anthropic"], json=asked(**more))).status_code
+async def status(client, model="smart", **more):
+    return (await client.post(ROUTES["anthropic"], json=asked(model, **more))).status_code
 
 
 def message_of(reply):
@@ -317,6 +317,44 @@ def test_refusals_are_counted_by_limit_and_name_nobody(tmp_path):
     assert "key_" not in text
     lines = [json.loads(line) for line in (tmp_path / "access.log").read_text().splitlines()]
     assert [line.get("error") for line in lines] == [None, "rate_limited", "rate_limited"]
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+def test_who_calls_from_elsewhere_is_counted_once_on_every_route(tmp_path, mode):
+    """Remembered or not, and whether or not something else refuses the request as well."""
+
+    async def scenario():
+        async with started(tmp_path, config("{}", mode=mode)) as gateway:
+            key_id, secret = await gateway.mint()
+            async with gateway.client(secret) as client:
+                told = [await status(client)]
+                away = {"networks": ["203.0.113.0/24"]}
+                write = gateway.services.store.write
+                await write(keys.limit, key_id, away, actor="cli", now=clock.now())
+                told += [await status(client), await status(client), await status(client, "none")]
+                told.append((await client.get("/v1/models")).status_code)
+            return told, +gateway.gateway.limiter.hits
+
+    told, hits = asyncio.run(scenario())
+
+    assert told == [200, *([200, 200, 404, 200] if mode == "shadow" else [403] * 4)]
+    assert hits == {("networks", mode): 4}
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+@pytest.mark.parametrize("limits", [{"models": ("fast",)}, {"networks": ("203.0.113.0/24",)}])
+def test_a_limit_that_was_lifted_counts_no_request_that_is_served_now(tmp_path, limits, mode):
+    async def scenario():
+        async with started(tmp_path, config("{}", mode=mode)) as gateway:
+            key_id, secret = await gateway.mint(limited=UsageLimits(**limits))
+            async with gateway.client(secret) as client:
+                told = [await status(client)]
+                write, lifted = gateway.services.store.write, dict.fromkeys(limits)
+                await write(keys.limit, key_id, lifted, actor="cli", now=clock.now())
+                told.append(await status(client))
+            return told, gateway.gateway.limiter.hits.total()
+
+    assert asyncio.run(scenario()) == ([200 if mode == "shadow" else 403, 200], 1)
 
 
 def test_a_place_is_free_again_however_its_request_ended(tmp_path):

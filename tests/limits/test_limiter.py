@@ -5,6 +5,7 @@ import pytest
 
 from server.config.schema import Config, Limits, Model, Target, UsageLimits
 from server.errors import GatewayError, KeyNotAllowed, RateLimited
+from server.limits import limiter
 from server.limits.bounds import Bound
 from server.limits.bucket import MINUTE_NS, SECOND_NS
 from server.limits.limiter import REMEMBERED_OWNERS, Limiter
@@ -141,32 +142,56 @@ def test_a_model_that_is_left_out_is_refused_with_those_that_are_allowed(bench):
         ("", False),
     ],
 )
-def test_a_client_must_be_in_one_of_the_networks(bench, client, is_inside):
+def test_a_client_must_be_in_one_of_the_networks(client, is_inside):
     networks = ("10.0.0.0/8", "192.0.2.1", "2001:db8::/32")
     bounds = (bound(networks=networks), bound("key_2"))
 
-    if is_inside:
-        assert bench.limiter.check_network(bounds, client, CONFIG) is None
-        return
-    assert bench.limiter.check_network(bounds, client, SHADOW) == "networks"
+    assert limiter.is_inside(bounds, client) is is_inside
+
+
+def test_who_is_outside_is_turned_away_unless_that_is_only_tried(bench):
+    assert bench.limiter.turn_away(SHADOW) == "networks"
     with pytest.raises(KeyNotAllowed, match=r"^This API key may not be used from your address\.$"):
-        bench.limiter.check_network(bounds, client, CONFIG)
+        bench.limiter.turn_away(CONFIG)
 
 
 def test_shadow_lets_all_pass_and_tells_what_would_have_been_refused(bench):
     limits = bound(requests_per_minute=1, models=("smart",))
 
-    told = [bench.admit(limits, config=SHADOW).would_block for _ in range(3)]
-    told.append(bench.admit(limits, config=SHADOW, model="fast").would_block)
-    with pytest.raises(GatewayError, match="1 request per minute"):
+    passed = [bench.admit(limits, config=SHADOW) for _ in range(3)]
+    passed.append(bench.admit(limits, config=SHADOW, model="fast"))
+    with pytest.raises(GatewayError, match="1 request per minute") as refused:
         bench.admit(limits)
+    for each in passed:
+        each.end(0)
+        each.end(0)
+    bench.limiter.count(refused.value)
+    bench.limiter.count(RateLimited("by a provider"))
 
-    assert told == [None, "requests_per_minute", "requests_per_minute", "models"]
+    assert [each.would_block for each in passed] == [
+        None,
+        "requests_per_minute",
+        "requests_per_minute",
+        "models",
+    ]
     assert +bench.limiter.hits == {
         ("requests_per_minute", "shadow"): 2,
         ("models", "shadow"): 1,
         ("requests_per_minute", "enforce"): 1,
     }
+
+
+def test_what_is_judged_anew_was_never_counted(bench):
+    limits = bound(models=("smart",))
+
+    undone = bench.admit(limits, config=SHADOW, model="fast")
+    with pytest.raises(KeyNotAllowed, match="may not use the model `fast`"):
+        bench.admit(limits, model="fast")
+    undone.undo()
+    undone.end(0)
+
+    assert undone.would_block == "models"
+    assert not +bench.limiter.hits
 
 
 def test_what_shadow_would_have_refused_is_not_counted_against_others(bench):
