@@ -30,6 +30,7 @@ def open_log(path: Path, level: str) -> logging.Handler:
     formatter = logging.Formatter(FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
+    handler.addFilter(_is_worth_a_line)
     for name in _LOGGERS:
         logging.getLogger(name).addHandler(handler)
     set_level(level)
@@ -48,6 +49,11 @@ def close_log(handler: logging.Handler) -> None:
     for name in _LOGGERS:
         logging.getLogger(name).removeHandler(handler)
     handler.close()
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    # Anybody could fill the log with what Sanic says of a body that no handler asked for.
+    return not (record.name == "sanic.error" and str(record.msg).endswith("body not consumed."))
 
 
 _LOGGERS = {"server": logging.DEBUG, "sanic": logging.ERROR, "asyncio": logging.WARNING}

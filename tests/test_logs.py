@@ -5,6 +5,8 @@ import os
 import stat
 
 import pytest
+from support.gateways import started
+from support.wires import request, run, wire
 
 from server import logs
 
@@ -59,3 +61,14 @@ def test_a_level_keeps_what_is_less_out(opened, tmp_path, level, expected):
 
     lines = (tmp_path / "logs" / "gateway.log").read_text().splitlines()
     assert [line.rpartition(" ")[2] for line in lines] == expected
+
+
+def test_nobody_fills_the_log_with_bodies_that_no_handler_asks_for(tmp_path):
+    async def scenario():
+        async with started(tmp_path) as gateway, wire(gateway.url) as connection:
+            asked = request("GET", "/healthz", b"x" * 10)
+            replies = [await connection.ask(asked) for _ in range(3)]
+            return {reply.status for reply in replies}
+
+    assert run(scenario) == {200}
+    assert "body not consumed" not in (tmp_path / "gateway.log").read_text()
