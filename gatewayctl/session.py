@@ -99,7 +99,8 @@ def store_failures() -> Iterator[None]:
         raise CommandError(str(exc), status=ExitStatus.NOT_FOUND, code="no_database") from exc
     except problems.StoreError as exc:
         code = _STORE_CODES.get(type(exc).__name__, "store_unusable")
-        hint = _way_out(exc)
+        says_it = isinstance(exc, problems.UnusableDatabase)
+        hint = None if says_it else _way_out(exc)
         raise CommandError(str(exc), status=ExitStatus.UNAVAILABLE, code=code, hint=hint) from exc
     except StoreUnavailable as exc:
         hint = _way_out(exc)
