@@ -80,8 +80,8 @@ def _ask(chance: random.Random, at_s: float, spares: list[str]) -> Ask:
     model, stream = _model(chance), chance.random() < 0.7
     ways = ("read",) * 6 + ("again", "twice", "hang_up", "hang_up", "half_sent", "crawl")
     manner: Manner = chance.choice(ways)
-    if model.startswith(f"{ENDLESS}-"):
-        manner = "hang_up"  # or it would never end
+    if model.startswith(f"{ENDLESS}-") or (model.startswith("big-") and not stream):
+        manner = "hang_up"  # or it would never end: whole, a big answer takes minutes to be said
     return Ask(
         at_s=at_s,
         key=key,
