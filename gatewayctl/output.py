@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from itertools import islice
@@ -95,11 +94,8 @@ class Output:
         sys.stdout.flush()
 
     def abandon(self) -> None:
-        """Forget what stdout did not take: Python would try again at its end, and tell of that."""
-        try:
-            sys.stdout.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        """Forget what stdout did not take."""
+        _abandon(sys.stdout)
 
     def note(self, text: str) -> None:
         """Tell a person something, on stderr; silent under `--json`.
@@ -107,8 +103,10 @@ class Output:
         A person who cannot be told, at a terminal that has closed, is no reason to fail.
         """
         if not self.as_json:
-            with suppress(OSError):
+            try:
                 line(text, sys.stderr)
+            except OSError:
+                _abandon(sys.stderr)
 
     def sheet(self, title: str, parts: Iterable[tuple[str, str]]) -> None:
         """Tell a person a title and titled commands, on stderr.
@@ -188,6 +186,14 @@ def prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _abandon(stream: TextIO) -> None:
+    """Forget what `stream` did not take: Python would try again at its end, and fail by that."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def line(text: str, stream: TextIO | None = None) -> None:
