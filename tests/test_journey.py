@@ -612,13 +612,19 @@ async def refused(house, wait_s, bounds=()):
     assert (loop.time(), len(house.providers.asked)) == (before, asked)
 
 
+async def probing(house):
+    """Have five requests fail, and give the probe that follows, a second under way."""
+    for _ in range(5):
+        await house.serve()
+    await asyncio.sleep(5)
+    probe = asyncio.create_task(house.serve())
+    await asyncio.sleep(1)
+    return probe
+
+
 def test_a_probe_whose_client_leaves_is_given_back(playing):
     async def scenario(house):
-        for _ in range(5):
-            await house.serve()
-        await asyncio.sleep(5)
-        probe = asyncio.create_task(house.serve())
-        await asyncio.sleep(1)
+        probe = await probing(house)
         probe.cancel()
         await asyncio.wait([probe])
         return (await house.serve()).text, house.states()["one/m"]
@@ -675,11 +681,7 @@ def test_a_probe_whose_answer_has_begun_lets_others_follow(playing):
     """It may take minutes; what counts against its place is how it ends."""
 
     async def scenario(house):
-        for _ in range(5):
-            await house.serve()
-        await asyncio.sleep(5)
-        probe = asyncio.create_task(house.serve())
-        await asyncio.sleep(1)
+        probe = await probing(house)
         during = house.states()["one/m"], (await house.serve()).text
         return during, (await probe).error is None, house.states()["one/m"]
 
